@@ -1,0 +1,46 @@
+# Everything runs from .venv, which is made from requirements.lock when it is missing or outdated.
+PROFILE ?= quick
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: report test lint lab figures lock clean
+
+report: .venv/ready
+	$(BIN)/siutils report --profile $(PROFILE)
+
+test: .venv/ready
+	$(BIN)/python -m pytest -q
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lab: .venv/ready
+	$(BIN)/jupyter lab notebooks
+
+# Keep the results of a run in git: figures, tables and run record, no pages.
+figures: reports/$(PROFILE)/run.json
+	mkdir -p figures/$(PROFILE)/tables
+	cp reports/$(PROFILE)/figures/* reports/$(PROFILE)/run.json figures/$(PROFILE)/
+	cp reports/$(PROFILE)/tables/*.csv figures/$(PROFILE)/tables/
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; try: make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock uv
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --requirement requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	touch $@
+
+lock: .venv/ready
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --quiet --custom-compile-command "make lock" \
+		--output-file requirements.lock
+	{ sed '/- pip:/q' environment.yml; echo '      - --editable .'; \
+	  sed -n 's/ *\\$$//; /^[A-Za-z].*==/s/^/      - /p' requirements.lock; } > environment.tmp
+	mv environment.tmp environment.yml
+
+clean:
+	rm -rf .venv reports build dist
