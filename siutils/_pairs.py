@@ -1,0 +1,184 @@
+"""Distances of pairs of samples in float64, results of blocks, and how to merge them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+PAIRS = 2**18  # numbers per batch of pair distances: stays in the cache of a core
+
+
+class Neighbors(NamedTuple):
+    """Nearest neighbors of M samples, nearest first; equal distances are ordered by index.
+
+    Attributes:
+        distances: (M, k) float64, Euclidean.
+        indices: (M, k) int64, rows of the reference features.
+    """
+
+    distances: Tensor
+    indices: Tensor
+
+
+def squared_distances(q: Tensor, x: Tensor, row: Tensor, col: Tensor, unit: float = 1) -> Tensor:
+    """Squared distances of pairs q[row], x[col]: (P,) float64, bit-identical everywhere.
+
+    Differences are taken in float64, squared, and summed by halving: the second half of the terms
+    is added to the first until one is left. These are elementwise operations, so neither device
+    nor batch nor thread count can change a bit, as it can in a matrix product or ``sum``.
+    ``unit``, a power of two, multiplies the differences (exactly) where squares would leave the
+    range of float64.
+    """
+    out = torch.empty(len(row), dtype=torch.float64, device=x.device)
+    step = max(1, PAIRS // x.shape[1])
+    for start in range(0, len(row), step):
+        part = slice(start, start + step)
+        terms = q[row[part]].double()  # a copy: indexing with a tensor
+        terms -= x[col[part]].double()
+        if unit != 1:
+            terms *= unit
+        terms.square_()
+        width = terms.shape[1]
+        while width > 1:
+            half = (width + 1) // 2
+            terms[:, : width - half] += terms[:, half:width]
+            width = half
+        out[part] = terms[:, 0]
+    return out
+
+
+def block_neighbors(
+    queries: Tensor, references: Tensor, k: int, *, first_query: int | None, first: int, unit: float
+) -> Neighbors:
+    """The k nearest of one block of references for one block of queries, by *squared* distance.
+
+    Args:
+        queries: (M, D) block; references: (R, D) block.
+        k: Neighbors wanted; where fewer are left, the rest is (infinity, -1).
+        first_query: Global index of the first query, to exclude it from its own neighbors; None
+            if queries are no references.
+        first: Global index of the first reference; indices returned are global.
+        unit: See `squared_distances`.
+
+    Blocks over all references, combined with `merge` in any order, give the whole result.
+    """
+    m, n = len(queries), len(references)
+    row = torch.arange(m, device=queries.device).repeat_interleave(n)
+    col = torch.arange(n, device=queries.device).repeat(m)
+    squared = squared_distances(queries, references, row, col, unit)
+    if first_query is not None:
+        squared[row + first_query == col + first] = torch.inf
+    found = Neighbors(squared.view(m, n), (col + first).view(m, n))
+    nothing = Neighbors(squared.new_full((m, k), torch.inf), col.new_full((m, k), -1))
+    return merge(nothing, found)
+
+
+def merge(a: Neighbors, b: Neighbors) -> Neighbors:
+    """The nearest of two results for the same queries over disjoint references: associative.
+
+    Keeps as many neighbors as ``a`` has, ordered by (distance, index).
+    """
+    distances = torch.cat([a.distances, b.distances], dim=1)
+    indices = torch.cat([a.indices, b.indices], dim=1)
+    indices = indices.masked_fill(distances.isinf(), -1)
+    order = indices.argsort(dim=1, stable=True)
+    order = order.gather(1, distances.gather(1, order).argsort(dim=1, stable=True))
+    order = order[:, : a.distances.shape[1]]
+    return Neighbors(distances.gather(1, order), indices.gather(1, order))
+
+
+@dataclass(frozen=True)
+class Job:
+    x: Tensor
+    q: Tensor
+    k: int
+    own: bool  # queries are the references: exclude each from its own neighbors
+    unit: float  # power of two that keeps float64 squares in range; 1 for ordinary data
+    scale: float  # power of two that brings the spread of the data to about 1
+    center: Tensor
+    chunk: int | None
+
+    @property
+    def quick(self) -> bool:
+        """Float32 differences are exact up to rounding: they can rule out near the end."""
+        exact = self.x.dtype not in (torch.float64, torch.int32, torch.int64)
+        return exact and self.q.dtype == self.x.dtype and 2.0**-40 < self.scale < 2.0**40
+
+
+def nothing(job: Job) -> Neighbors:
+    shape = (len(job.q), job.k)
+    return Neighbors(
+        torch.full(shape, torch.inf, dtype=torch.float64, device=job.x.device),
+        torch.full(shape, -1, dtype=torch.int64, device=job.x.device),
+    )
+
+
+def in_steps(total: int, size: int, work: Callable[[int, int], None], what: str) -> None:
+    """Call work(start, stop) over range(total); out of memory halves the steps and goes on."""
+    from tqdm import tqdm
+
+    start = 0
+    # shown only where someone watches and only if it takes longer than two seconds
+    with tqdm(total=total, desc=what, delay=2, leave=False, disable=None) as bar:
+        while start < total:
+            stop = min(start + size, total)
+            try:
+                work(start, stop)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if stop - start == 1:
+                    raise MemoryError(
+                        f"kneighbors is out of memory while {what} a single row; {error}"
+                    ) from error
+                size = (stop - start) // 2
+                continue
+            bar.update(stop - start)
+            start = stop
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return "allocate memory" in str(error) or "out of memory" in str(error)
+
+
+def without_copies(job: Job) -> Tensor:
+    """Indices, ascending, of the references that can be among anyone's k nearest.
+
+    Of a group of identical samples only the first k + 1 can: others are as near, and later.
+    """
+    x, d = job.x, job.x.shape[1]
+    ids = torch.arange(len(x), device=x.device)
+    generator = torch.Generator().manual_seed(0)
+    away = torch.rand(d, generator=generator, dtype=torch.float64).to(x.device)
+    point = (job.center + away / job.scale)[None]
+    some = torch.arange(0, d, -(-d // 16), device=x.device)  # a quick look first
+    suspects = ids[_frequent(_fingerprints(x[:, some], ids, point[:, some]), job.k)]
+    if len(suspects) <= len(x) // 20:
+        return ids
+    keys, order = _fingerprints(x, suspects, point).sort(stable=True)
+    suspects = suspects[order]
+    counts = torch.unique_consecutive(keys, return_counts=True)[1]
+    first = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    late = torch.arange(len(keys), device=x.device) - first > job.k
+    drop, leader = suspects[late], suspects[first[late]]
+    keep = torch.ones_like(ids, dtype=torch.bool)
+    step = max(1, PAIRS // d)
+    for some, model in zip(drop.split(step), leader.split(step), strict=True):
+        keep[some] = (x[some] != x[model]).any(dim=1)  # equal fingerprints are no proof
+    return ids[keep]
+
+
+def _fingerprints(x: Tensor, ids: Tensor, point: Tensor) -> Tensor:
+    """One number per sample, the same for identical samples: squared distance to a point."""
+    return squared_distances(x, point, ids, torch.zeros_like(ids))
+
+
+def _frequent(keys: Tensor, k: int) -> Tensor:
+    _, inverse, counts = torch.unique(keys, return_inverse=True, return_counts=True)
+    return counts[inverse] > k + 1

@@ -1,0 +1,240 @@
+"""One level of the search: products of sketches rule out, what they leave is measured exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from siutils import _sketch
+from siutils._pairs import PAIRS, Job, Neighbors, in_steps, squared_distances
+from siutils._sketch import Frame, Sketch
+
+
+class Screen:
+    """One level: maxima of products over blocks, thresholds, candidates, exact distances."""
+
+    def __init__(
+        self, job: Job, frame: Frame, ids: Tensor, refs: Tensor, limit: int, out: Neighbors
+    ) -> None:
+        self.job, self.frame, self.limit, self.out = job, frame, limit, out
+        n, device = len(refs), job.x.device
+        # where float64 products could not settle it, float32 differences cannot either
+        self.quick = job.quick and frame.dtype == torch.float32
+        block = -(-n // max(_sketch.BLOCKS, 8 * job.k))
+        # a random order, so that the k nearest lie in different blocks
+        order = refs[_sketch.spread_out(n, n, device)]
+        self.refs = Sketch(job.x, order, frame, block, in_steps)
+        self.whole = job.own and n == len(ids) == len(job.x)
+        self.place: Tensor | None = None  # where each row stands among the references
+        if self.whole:
+            self.left, self.place = self.refs, torch.arange(self.refs.padded, device=device)
+        else:
+            self.left = Sketch(job.q, ids, frame, 1, in_steps)
+            if job.own:
+                where = torch.full((len(job.x),), -1, dtype=torch.int64, device=device)
+                where[self.refs.ids] = torch.arange(n, device=device)
+                self.place = where[ids]
+        self.partners = _sketch.partner_factors(self.refs.norms, frame)
+        self.block_norms = self.refs.block_norms()
+
+    def run(self) -> Tensor:
+        """Fill in what can be settled; return the ids of the other queries."""
+        total, group = self.left.padded, self.left.padded
+        x = self.job.x
+        room = max(2**29, x.numel() * x.element_size() // 4)
+        room = max(1, room // (self.refs.blocks * self.frame.dtype.itemsize))
+        symmetric = self.whole and total <= room
+        if not symmetric:
+            group = min(total, room)
+        failed = []
+        for low in range(0, total, group):
+            high = min(low + group, total)
+            best = self._maxima(low, high, symmetric)
+            rows = min(high, len(self.left.ids)) - low
+
+            def work(start: int, stop: int, low: int = low, best: Tensor = best) -> None:
+                part = best[:, start:stop].T.contiguous()
+                failed.append(self._resolve(low + start, low + stop, part))
+
+            many = len(self.refs.ids)
+            few = max(1, 2**24 // many) if self.limit >= many else 4096
+            in_steps(rows, self.job.chunk or few, work, "comparing")
+        return torch.cat(failed)
+
+    def _maxima(self, low: int, high: int, symmetric: bool) -> Tensor:
+        """Largest product of each row in low…high with each block of references: (blocks, rows).
+
+        Each row's product with itself is left out. With ``symmetric`` (rows are the references)
+        a tile serves its rows and its columns.
+        """
+        refs, block = self.refs, self.refs.block
+        best = torch.empty(refs.blocks, high - low, dtype=self.frame.dtype, device=refs.x.device)
+        unit = block if symmetric else 1
+        side = max(1, self._tile() // unit)
+
+        def work(start: int, stop: int) -> None:
+            start, stop = start * unit, stop * unit
+            left = _sketch.swapped(self.left.rows(low + start, low + stop))
+            tile = min(stop - start, side * unit)
+            across = max(1, tile // block) * block
+            room = left.new_empty(tile * across)
+            for j in range(start if symmetric else 0, refs.padded, across):
+                right = refs.rows(j, min(j + across, refs.padded))
+                jb = slice(j // block, j // block + len(right) // block)
+                for i in range(start, min(stop, j + 1) if symmetric else stop, tile):
+                    a = left[i - start : i - start + tile]
+                    s = room[: len(a) * len(right)].view(len(a), len(right))
+                    torch.mm(a, right.T, out=s)
+                    self._hide_self(s, low + i, j)
+                    across_rows = s.view(len(a), -1, block)
+                    best[jb, i : i + len(a)] = across_rows.amax(2).T
+                    if symmetric:
+                        ib = slice(i // block, i // block + len(a) // block)
+                        best[ib, j : j + len(right)] = s.view(-1, block, len(right)).amax(1)
+
+        size = self.job.chunk // unit if self.job.chunk else 4 * side
+        in_steps((high - low) // unit, max(1, size), work, "screening")
+        return best
+
+    def _tile(self) -> int:
+        return 8192 if self.refs.x.is_cuda else 1024
+
+    def _hide_self(self, s: Tensor, row: int, column: int, rows: Tensor | None = None) -> None:
+        """Set products of samples with themselves to -infinity."""
+        if self.place is None:
+            return
+        if self.whole and rows is None and (row >= column + s.shape[1] or column >= row + len(s)):
+            return
+        place = self.place[row : row + len(s)] if rows is None else self.place[rows]
+        at = place - column
+        inside = ((at >= 0) & (at < s.shape[1])).nonzero()[:, 0]
+        s[inside, at[inside]] = -torch.inf
+
+    def _resolve(self, low: int, high: int, best: Tensor) -> Tensor:
+        """Settle rows low…high, given their maxima (rows, blocks); return the ids that failed."""
+        frame = self.frame
+        norms = self.left.norms[low:high]
+        reach = self._reach(low, high, best, norms)
+        factors = _sketch.floor_factors(reach.clamp(max=1e12), norms, frame)
+        hit = best >= -(factors @ _sketch.partner_factors(self.block_norms, frame).T)
+        count = torch.zeros(high - low, dtype=torch.int64, device=hit.device)
+        pairs = []
+        for b, rows, s in self._visit(low, high, hit):
+            partners = self.partners[b * self.refs.block : (b + 1) * self.refs.block]
+            found = (s >= -(factors[rows] @ partners.T)).nonzero()
+            row = rows[found[:, 0]]
+            count += torch.bincount(row, minlength=high - low)
+            pairs.append(torch.stack([row, found[:, 1] + b * self.refs.block]))
+            if bool((count > self.limit).any()):
+                pairs[-1] = pairs[-1][:, count[row] <= self.limit]
+        row, col = torch.cat(pairs, dim=1)
+        passed = count <= self.limit
+        keep = passed[row] & self._real(row + low, col)
+        row, col = row[keep], col[keep]
+        if self.refs.fine is not None:
+            keep = self._fine(low, row, col, reach)
+            row, col = row[keep], col[keep]
+        self._settle(low, passed, row, col)
+        return self.left.ids[low:high][~passed]
+
+    def _reach(self, low: int, high: int, best: Tensor, norms: Tensor) -> Tensor:
+        """Upper bounds (scaled) of the k-th distances of rows low…high."""
+        job, k = self.job, self.job.k
+        if self.frame.basis is None:
+            upper = _sketch.upper_distances(best, norms[:, None], self.block_norms, self.frame)
+            return upper.topk(k, dim=1, largest=False).values[:, -1]
+        # measure the best partner in each of the best blocks
+        blocks = best.topk(min(k + 2, best.shape[1]), dim=1).indices
+        hit = torch.zeros_like(best, dtype=torch.bool).scatter_(1, blocks, True)
+        pairs = [
+            torch.stack([rows, s.max(1).indices + b * self.refs.block])
+            for b, rows, s in self._visit(low, high, hit)
+        ]
+        row, col = torch.cat(pairs, dim=1)
+        order = row.argsort(stable=True)
+        row, col = row[order], col[order]
+        real = self._real(row + low, col)
+        _, upper = self._measure(row + low, col.clamp(max=len(self.refs.ids) - 1))
+        upper = upper.masked_fill_(~real, torch.inf).view(high - low, -1)
+        kth = upper.topk(k, dim=1, largest=False).values[:, -1]
+        return kth.sqrt_().mul_(job.scale / job.unit * _sketch.WIDEN)
+
+    def _visit(self, low: int, high: int, hit: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """For each block: the rows that hit it and their products with it."""
+        left = _sketch.swapped(self.left.rows(low, high))
+        rows = hit.T.nonzero()[:, 1]
+        for b, part in enumerate(rows.split(hit.sum(0).tolist())):
+            if len(part):
+                start = b * self.refs.block
+                s = left[part] @ self.refs.rows(start, start + self.refs.block).T
+                self._hide_self(s, low, start, part + low)
+                yield b, part, s
+
+    def _real(self, place: Tensor, col: Tensor) -> Tensor:
+        real = col < len(self.refs.ids)
+        return real if self.place is None else real & (self.place[place] != col)
+
+    def _measure(self, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of squared distances: tight ones, by float32 differences."""
+        job = self.job
+        q_ids, x_ids = self.left.ids[row], self.refs.ids[col]
+        if not self.quick:
+            exact = squared_distances(job.q, job.x, q_ids, x_ids, job.unit)
+            return exact, exact
+        out = torch.empty(len(row), dtype=torch.float32, device=row.device)
+        step = max(1, PAIRS // job.x.shape[1])
+        for start in range(0, len(row), step):
+            part = slice(start, start + step)
+            terms = job.q[q_ids[part]].float().sub_(job.x[x_ids[part]].float())
+            out[part] = terms.square_().sum(1)
+        # differences and squares round once each, the sum of D terms D - 1 times in any order
+        error = 2 * (job.x.shape[1] + 4) * 2.0**-24
+        tiny = job.x.shape[1] * 2.0**-120
+        return out.double() * (1 - error) - tiny, out.double() * (1 + error) + tiny
+
+    def _fine(self, low: int, row: Tensor, col: Tensor, reach: Tensor) -> Tensor:
+        """Which pairs the fine sketches leave."""
+        left, refs = self.left, self.refs
+        assert left.fine is not None
+        assert refs.fine is not None
+        out = torch.empty(len(row), dtype=self.frame.dtype, device=row.device)
+        step = max(1, PAIRS // refs.fine.shape[1])
+        for start in range(0, len(row), step):
+            part = slice(start, start + step)
+            terms = left.fine[row[part] + low].sub_(refs.fine[col[part]])
+            out[part] = terms.square_().sum(1)
+        norms = left.norms[row + low] + refs.norms[col]
+        limit = (reach[row] + self.frame.eta * norms).square() + _sketch.TINY[self.frame.dtype]
+        error = 2 * (refs.fine.shape[1] + 4) * self.frame.roundoff
+        return out.double() * (1 - error) <= limit * _sketch.WIDEN
+
+    def _settle(self, low: int, passed: Tensor, row: Tensor, col: Tensor) -> None:
+        """Choose the k nearest of the candidates of each row that passed."""
+        job, k = self.job, self.job.k
+        if self.quick:
+            lower, upper = self._measure(row + low, col)
+            order, first = _by_value(row, upper, passed)
+            kth = torch.full((len(passed),), torch.inf, dtype=torch.float64, device=row.device)
+            kth[passed] = upper[order][first + k - 1]
+            keep = lower <= kth[row]
+            row, col = row[keep], col[keep]
+        samples = self.refs.ids[col]
+        order = samples.argsort()
+        row, samples = row[order], samples[order]
+        ids = self.left.ids[low : low + len(passed)]
+        squared = squared_distances(job.q, job.x, ids[row], samples, job.unit)
+        order, first = _by_value(row, squared, passed)
+        pick = order[first[:, None] + torch.arange(k, device=row.device)]
+        self.out.distances[ids[passed]] = squared[pick]
+        self.out.indices[ids[passed]] = samples[pick]
+
+
+def _by_value(row: Tensor, value: Tensor, passed: Tensor) -> tuple[Tensor, Tensor]:
+    """Order of pairs by (row, value), stable, and where each passed row begins in it."""
+    order = value.argsort(stable=True)
+    order = order[row[order].argsort(stable=True)]
+    starts = torch.bincount(row, minlength=len(passed)).cumsum(0)
+    starts = torch.cat([starts.new_zeros(1), starts[:-1]])
+    return order, starts[passed]

@@ -1,0 +1,285 @@
+"""Sketches: cheap points whose distances bound the true ones. `neighbors` searches among them.
+
+A sample x stands for v = (x - center) * scale. Its sketch p is v itself (a *complete* sketch) or
+(Q'v, rho) with orthonormal Q and rho = |v - QQ'v|, the length of what Q leaves over. Since
+|v_i - v_j|^2 = |Q'v_i - Q'v_j|^2 + |r_i - r_j|^2 and |r_i - r_j| >= |rho_i - rho_j|, sketches are
+never farther apart than their samples. Rounding is covered by two numbers:
+
+* `eta`: a stored sketch is off by at most eta * |p|, so
+  |p_i - p_j| <= |v_i - v_j| + eta (|p_i| + |p_j|); complete sketches also hold the reverse;
+* `gamma`: a matrix product over K terms, summed in any order, with or without fused operations,
+  is off by at most gamma_K = K u / (1 - K u) times the sum of absolute products (Higham 2002,
+  "Accuracy and Stability of Numerical Algorithms", section 3.1). Stored as (p, -|p|^2/2, 1) and
+  (p, 1, -|p|^2/2), sketches have the product s = -|p_i - p_j|^2 / 2 within
+  gamma (|p_i| + |p_j|)^2 / 2.
+
+Hence a sample j with |v_i - v_j| <= t has s >= -((t + eta (a_i + a_j))^2 + gamma (a_i + a_j)^2) / 2
+where a = |p|. What falls below is proven out; nothing else is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+FAR = 1e30  # |p|^2 / 2 of the padding: farther than any sample (these have norms near sqrt(D))
+TINY = {torch.float32: 1e-30, torch.float64: 1e-280}  # covers underflow, in scaled units
+WIDEN = 1 + 1e-5  # covers the rounding of the thresholds themselves
+SAMPLE = 4096  # samples from which center and basis are estimated; any center, any basis is valid
+LADDER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # numbers of axes to choose from
+BLOCKS = 256  # blocks of references, at least
+SCAN = 60  # reading a product costs as much as so many more dimensions
+CACHE = 3 * 2**28  # bytes of sketches kept in memory; larger ones are made anew panel by panel
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Coordinates of a sketch: v = (x - center) * scale, turned by ``basis`` where there is one.
+
+    The first ``axes`` columns of the basis make the sketches that are searched; all columns make
+    the fine ones, which a few pairs are compared by.
+    """
+
+    center: Tensor  # (D,) float64
+    scale: float  # a power of two: exact
+    dtype: torch.dtype
+    basis: Tensor | None = None  # (D, m) float64, orthonormal columns
+    axes: int = 0
+
+    def coordinates(self, x: Tensor) -> Tensor:
+        """Float64 coordinates of rows: (n, D), or (n, m + 1) with the left-over length last."""
+        v = x.double() - self.center
+        if self.basis is None:
+            return v.mul_(self.scale)
+        z = v @ self.basis
+        left = torch.linalg.vector_norm(v, dim=1).square_() - z.square().sum(1)
+        return torch.cat([z, left.clamp_(min=0).sqrt_()[:, None]], dim=1).mul_(self.scale)
+
+    def coarse(self, fine: Tensor) -> Tensor:
+        """Coordinates to search by: the left-over length takes in the axes that are dropped."""
+        if self.basis is None or self.axes == self.basis.shape[1]:
+            return fine
+        rest = torch.linalg.vector_norm(fine[:, self.axes :], dim=1)
+        return torch.cat([fine[:, : self.axes], rest[:, None]], dim=1)
+
+    @property
+    def width(self) -> int:
+        """Columns of a stored sketch."""
+        return (len(self.center) if self.basis is None else self.axes + 1) + 2
+
+    @property
+    def roundoff(self) -> float:
+        return torch.finfo(self.dtype).eps / 2
+
+    @property
+    def eta(self) -> float:
+        cast = 2 * self.roundoff + 2.0**-50
+        if self.basis is None:
+            return cast
+        # rho^2 is a difference of float64 sums: D terms for |v|^2, D for each of m products, and
+        # Q is orthonormal within 2^-40 only; and |sqrt(a) - sqrt(b)| <= sqrt(|a - b|)
+        d, m = self.basis.shape
+        return cast + math.sqrt(2.0**-51 * d * (math.sqrt(m) + 2) + 2.0**-40)
+
+    @property
+    def gamma(self) -> float:
+        terms = (self.width + 4) * self.roundoff
+        return terms / (1 - terms)
+
+
+class Sketch:
+    """Sketches of the samples ``ids`` of x, in that order, padded to whole blocks.
+
+    Attributes:
+        norms: (padded,) float64, |p|; 0 for padding.
+        fine: (n, m + 1) coordinates by all axes, or None where they are the same.
+        block: rows per block.
+    """
+
+    def __init__(
+        self, x: Tensor, ids: Tensor, frame: Frame, block: int, each: Callable[..., None]
+    ) -> None:
+        self.x, self.ids, self.frame, self.block = x, ids, frame, block
+        self.padded = -(-len(ids) // block) * block
+        self.norms = torch.zeros(self.padded, dtype=torch.float64, device=x.device)
+        self.fine: Tensor | None = None
+        if frame.basis is not None and frame.axes < frame.basis.shape[1]:
+            shape = (len(ids), frame.basis.shape[1] + 1)
+            self.fine = torch.empty(shape, dtype=frame.dtype, device=x.device)
+        self._cache: Tensor | None = None
+        size = self.padded * frame.width * frame.dtype.itemsize
+        cache = None
+        if frame.basis is not None or size <= max(CACHE, x.numel() * x.element_size() // 4):
+            cache = torch.empty(self.padded, frame.width, dtype=frame.dtype, device=x.device)
+
+        def build(start: int, stop: int) -> None:
+            points = self.rows(start, stop)
+            self.norms[start:stop] = torch.linalg.vector_norm(
+                points[:, :-2], dim=1, dtype=torch.float64
+            )
+            if cache is not None:
+                cache[start:stop] = points
+
+        each(self.padded, max(1, 2**18 // x.shape[1]), build, "sketching")
+        self._cache = cache
+
+    @property
+    def blocks(self) -> int:
+        return self.padded // self.block
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Stored sketches (p, -|p|^2/2, 1) of some rows."""
+        if self._cache is not None:
+            return self._cache[start:stop]
+        frame = self.frame
+        out = torch.zeros(stop - start, frame.width, dtype=frame.dtype, device=self.x.device)
+        n = min(stop, len(self.ids)) - start
+        if n > 0:
+            fine = frame.coordinates(self.x[self.ids[start : start + n]])
+            if self.fine is not None:
+                self.fine[start : start + n] = fine
+            out[:n, :-2] = frame.coarse(fine)
+            out[:n, -2] = out[:n, :-2].double().square().sum(1).mul_(-0.5)
+        out[max(n, 0) :, -2] = -FAR
+        out[:, -1] = 1
+        return out
+
+    def block_norms(self) -> Tensor:
+        """(blocks,) largest norm of each block."""
+        return self.norms.view(self.blocks, self.block).amax(1)
+
+
+def swapped(points: Tensor) -> Tensor:
+    """The left factor (p, 1, -|p|^2/2) of stored sketches (p, -|p|^2/2, 1)."""
+    out = points.clone()
+    out[:, -2] = points[:, -1]
+    out[:, -1] = points[:, -2]
+    return out
+
+
+def floor_factors(t: Tensor, norms: Tensor, frame: Frame) -> Tensor:
+    """Left factor U (n, 3) of the lowest product that a sample within t (scaled) can have.
+
+    The floor for a partner of norm a is -(U @ partner_factors(a)'), see the module's text.
+    """
+    reach = t + frame.eta * norms
+    c = frame.eta**2 + frame.gamma
+    columns = [
+        reach.square() + frame.gamma * norms.square() + TINY[frame.dtype],
+        2 * (reach * frame.eta + frame.gamma * norms),
+        torch.full_like(norms, c),
+    ]
+    return (torch.stack(columns, dim=1) * (WIDEN / 2)).to(frame.dtype)
+
+
+def partner_factors(norms: Tensor, frame: Frame) -> Tensor:
+    """Right factor (n, 3) of the floor: powers of the partner's norm."""
+    return torch.stack([torch.ones_like(norms), norms, norms.square()], dim=1).to(frame.dtype)
+
+
+def upper_distances(s: Tensor, norms: Tensor, partners: Tensor, frame: Frame) -> Tensor:
+    """Upper bounds (scaled) of true distances from products of complete sketches."""
+    total = norms + partners
+    squared = s.double() * -2 + total.square() * frame.gamma + TINY[frame.dtype]
+    return squared.clamp_(min=0).sqrt_().add_(total, alpha=frame.eta).mul_(WIDEN)
+
+
+def full_precision(device: torch.device) -> bool:
+    """Whether float32 products are float32 products: no TF32, no bfloat16 switched on by anyone."""
+    try:
+        if torch.get_float32_matmul_precision() != "highest":
+            return False
+        return device.type != "cuda" or not torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:  # newer torch refuses this question once its newer switches were used
+        return False
+
+
+def spread_out(n: int, count: int, device: torch.device) -> Tensor:
+    """At most ``count`` different indices below n, in random order from a generator of its own."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(n, generator=generator)[:count].to(device)
+
+
+def principal_axes(v: Tensor, m: int) -> Tensor:
+    """(D, m) orthonormal float64: leading principal axes of (n, D) samples, nearly.
+
+    Randomized subspace iteration (Halko, Martinsson and Tropp 2011, SIAM Review 53(2)).
+    """
+    generator = torch.Generator().manual_seed(0)
+    width = min(m + 16, v.shape[1])
+    axes = torch.randn(v.shape[1], width, generator=generator).to(v)
+    for _ in range(2):
+        axes = torch.linalg.qr(v.T @ (v @ axes)).Q
+    axes = torch.linalg.qr(axes.double()).Q
+    image = (v @ axes.to(v)).double()
+    turn = torch.linalg.eigh(image.T @ image).eigenvectors.flip(1)
+    return (axes @ turn)[:, :m].contiguous()
+
+
+def choose(x: Tensor, k: int, base: Frame, forced: bool, pair_cost: float) -> Frame | None:
+    """The projection that should cost least, or None where all dimensions cost less.
+
+    Costs are in operations of the matrix product per sample; ``pair_cost`` is that of one
+    dimension of a pair's distance. Candidates are counted on a few samples, see `candidates`.
+    """
+    n, d = x.shape
+    if not forced and d < 48:
+        return None
+    size = min(SAMPLE, max(n // 4, 64))
+    some = spread_out(n, 2 * size, x.device)
+    full = replace(base, dtype=torch.float64)
+    basis = principal_axes(
+        full.coordinates(x[some[:size]]).to(base.dtype), max(1, min(LADDER[-1], d // 2))
+    )
+    gap = basis.T @ basis - torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
+    if float(gap.norm()) > 2.0**-40:
+        raise RuntimeError("the projection's basis came out not orthonormal; use method='brute'")
+    counts = candidates(x, some[-size:], k, full, basis)
+    best, least = None, math.inf if forced else 0.9 * n * (d + SCAN)
+    for axes, many in counts.items():
+        for m, few in counts.items():
+            if m < axes:
+                continue
+            cost = n * (axes + SCAN) + 4 * d * m + many * n / BLOCKS * (2 * axes + 300)
+            cost += (few + k + 2) * d * pair_cost + (many * m * pair_cost if m > axes else 0)
+            if cost < least:
+                best, least = (axes, m), cost
+    if best is None:
+        return None
+    return replace(base, basis=basis[:, : best[1]].contiguous(), axes=best[0])
+
+
+def candidates(x: Tensor, some: Tensor, k: int, full: Frame, basis: Tensor) -> dict[int, float]:
+    """Candidates per sample that so many axes would leave, estimated.
+
+    A few probes are measured against all samples to know their k-th distance (nearly: the
+    estimate decides the speed, never the result), and their bounds counted on ``some``.
+    """
+    probes, n = 64, len(x)
+    v = full.coordinates(x[some])
+    norms = v.square().sum(1)
+    few = v[:probes].float()
+    parts = []
+    for part in x.split(max(1, 2**20 // x.shape[1])):
+        p = (part.float() - full.center.float()).mul_(full.scale)
+        parts.append(torch.linalg.vector_norm(p, dim=1).square_() - 2 * few @ p.T)
+    d2 = torch.cat(parts, dim=1).double() + norms[:probes, None]
+    d2[torch.arange(len(few)), some[:probes]] = torch.inf
+    limit = d2.topk(k, dim=1, largest=False).values[:, -1:].clamp(min=0)
+    z = v @ basis
+    bound, rest = d2.new_zeros(len(few), len(some)), norms.clone()
+    counts, last = {}, 0
+    for m in sorted({m for m in LADDER if m < z.shape[1]} | {z.shape[1]}):
+        step = z[:, last:m]
+        length = step.square().sum(1)
+        bound += length[:probes, None] + length - 2 * step[:probes] @ step.T
+        rest -= length
+        rho = rest.clamp(min=0).sqrt()
+        lower = bound + (rho[:probes, None] - rho).square()
+        counts[m] = (float((lower <= limit).sum()) / len(few) - 1) / len(some) * n
+        last = m
+    return counts

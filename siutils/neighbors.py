@@ -1,0 +1,225 @@
+"""Exact nearest neighbors: the only file that computes distances between samples.
+
+Its parts: `_pairs` (distances in float64, merging), `_sketch` (bounds and their proof), `_screen`
+(the search under these bounds).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from siutils import _sketch
+from siutils._pairs import (
+    Job,
+    Neighbors,
+    block_neighbors,
+    in_steps,
+    merge,
+    nothing,
+    squared_distances,
+    without_copies,
+)
+from siutils._screen import Screen
+from siutils._sketch import Frame
+
+__all__ = ["Neighbors", "block_neighbors", "kneighbors", "merge", "squared_distances"]
+
+METHODS = ("auto", "projection", "brute", "exact")
+
+
+def kneighbors(
+    features: Any,
+    k: int,
+    queries: Any = None,
+    *,
+    method: str = "auto",
+    chunk_size: int | None = None,
+    device: str | torch.device | None = None,
+) -> Neighbors:
+    """Find the k nearest neighbors of every sample, exactly.
+
+    The result is that of a float64 brute force over the given values, whatever the method, the
+    chunk size, the number of threads or the device. Squared distances are float64 differences,
+    squared and summed by a fixed tree (see `squared_distances`), ordered by (value, index).
+    Float32 products and projections only rule samples out, under a proven bound (`_sketch`);
+    whatever they cannot rule out is measured in float64.
+
+    Args:
+        features: (N, D) reference samples; torch or NumPy (memory maps too), any real dtype,
+            taken as the values they are.
+        k: Number of neighbors, at least 1.
+        queries: (M, D) samples to search for; without it each sample of ``features`` is searched
+            among all others (itself excluded by index, so duplicates do count).
+        method: "brute" rules out by float32 products over all dimensions, "projection" by fewer
+            dimensions, "auto" chooses by measuring on a few samples, "exact" rules nothing out
+            (slow: the reference of the others).
+        chunk_size: Rows per step; by default what suits the device. Never changes a result.
+        device: Where to compute; default is where ``features`` are.
+
+    Returns:
+        Neighbors: distances and indices, both (M, k), on the device of ``features``.
+
+    Raises:
+        ValueError: NaN or infinity, wrong shapes, too few samples, unknown method, no CUDA.
+        TypeError: complex or non-numeric input, ``k`` not an integer.
+        MemoryError: not even a chunk of one row fits.
+
+    >>> kneighbors([[0.0], [1.0], [3.0]], k=1)
+    Neighbors(distances=tensor([[1.],
+            [1.],
+            [2.]], dtype=torch.float64), indices=tensor([[1],
+            [0],
+            [1]]))
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    x = _as_matrix(features, "features")
+    q = x if queries is None else _as_matrix(queries, "queries")
+    if q.shape[1] != x.shape[1]:
+        raise ValueError(
+            f"queries have {q.shape[1]} dimensions but features have {x.shape[1]}; they must agree"
+        )
+    home = x.device
+    k = _check_k(k, len(x) - (queries is None))
+    if chunk_size is not None and _as_int(chunk_size, "chunk_size") < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    target = home if device is None else torch.device(device)
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={str(device)!r} was asked for, but CUDA is not available here")
+    x = x.to(target)
+    q = x if queries is None else q.to(target)
+    job = _prepare(x, q, k, queries is None, chunk_size)
+    found = _exhaust(job) if method == "exact" else _search(job, method)
+    return Neighbors((_sqrt(found.distances) / job.unit).to(home), found.indices.to(home))
+
+
+def _prepare(x: Tensor, q: Tensor, k: int, own: bool, chunk: int | None) -> Job:
+    low, high = _extent(x, "features")
+    if not own:
+        low_q, high_q = _extent(q, "queries")
+        low, high = torch.minimum(low, low_q), torch.maximum(high, high_q)
+    spread = float((high - low).max())
+    if not math.isfinite(spread * math.sqrt(x.shape[1])):
+        raise ValueError("features span more than float64 can hold; scale them down")
+    exponent = math.frexp(spread)[1] if spread else 0
+    scale = 2.0 ** max(-1000, min(1000, -exponent))
+    unit = scale if abs(exponent) > 300 else 1.0
+    # mean of a few groups, then their median: near the mean, yet no outlier moves it
+    some = x[_sketch.spread_out(len(x), _sketch.SAMPLE, x.device)].double()
+    groups = some.tensor_split(min(9, len(some)))
+    center = torch.stack([g.mul(1 / len(g)).sum(0) for g in groups]).median(0).values
+    return Job(x, q, k, own, unit, scale, center, chunk)
+
+
+def _extent(values: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of each dimension, float64; refuses NaN and infinity."""
+    step = max(1, 2**22 // values.shape[1])
+    low, high = [], []
+    for part in values.split(step):
+        part = part.to(torch.uint8) if part.dtype == torch.bool else part
+        bounds = torch.aminmax(part, dim=0)
+        low.append(bounds.min)
+        high.append(bounds.max)
+    lows, highs = torch.stack(low).double().amin(0), torch.stack(high).double().amax(0)
+    if not bool((torch.isfinite(lows) & torch.isfinite(highs)).all()):
+        bad = torch.cat([~torch.isfinite(part).all(dim=1) for part in values.split(step)])
+        raise ValueError(
+            f"{name} hold NaN or infinity in {int(bad.sum())} of {len(values)} rows, first in row "
+            f"{int(bad.nonzero()[0])}; remove or repair these samples"
+        )
+    return lows, highs
+
+
+def _exhaust(job: Job) -> Neighbors:
+    """All distances in float64, block by block; squared."""
+    out = nothing(job)
+
+    def work(start: int, stop: int) -> None:
+        queries, best = job.q[start:stop], None
+        step = max(1, 2**20 // (stop - start))
+        for first in range(0, len(job.x), step):
+            block = block_neighbors(
+                queries,
+                job.x[first : first + step],
+                job.k,
+                first_query=start if job.own else None,
+                first=first,
+                unit=job.unit,
+            )
+            best = block if best is None else merge(best, block)
+        out.distances[start:stop], out.indices[start:stop] = best or block
+
+    in_steps(len(job.q), job.chunk or 256, work, "measuring")
+    return out
+
+
+def _search(job: Job, method: str) -> Neighbors:
+    """Go through the levels; each settles what it can and leaves the other rows to the next."""
+    out = nothing(job)
+    ids = torch.arange(len(job.q), device=job.x.device)
+    refs = without_copies(job)
+    for frame, limit in _levels(job, len(refs), method):
+        ids = Screen(job, frame, ids, refs, limit, out).run()
+        if not len(ids):
+            break
+    return out
+
+
+def _levels(job: Job, n: int, method: str) -> Iterator[tuple[Frame, int]]:
+    """Frames to search in, each with the number of candidates that is too many for a row."""
+    first = torch.float32 if _sketch.full_precision(job.x.device) else torch.float64
+    base = Frame(job.center, job.scale, first)
+    forced = method == "projection"
+    if forced or (method == "auto" and min(n, len(job.q)) >= 4096):
+        frame = _sketch.choose(job.x, job.k, base, forced, 170 if job.quick else 500)
+        if frame is not None:
+            yield frame, max(64 + 4 * job.k, n // 64)
+    yield base, max(64 + 4 * job.k, n // 32)
+    yield replace(base, dtype=torch.float64), n
+
+
+def _sqrt(squared: Tensor) -> Tensor:
+    # torch's CPU sqrt is off by one bit in places (MKL); NumPy's and CUDA's are correctly rounded
+    return squared.sqrt() if squared.is_cuda else torch.from_numpy(np.sqrt(squared.numpy()))
+
+
+def _as_matrix(values: Any, name: str) -> Tensor:
+    if not isinstance(values, Tensor):
+        array = np.asarray(values)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+        with warnings.catch_warnings():  # read-only arrays are fine: nothing here writes to them
+            warnings.simplefilter("ignore")
+            values = torch.from_numpy(np.ascontiguousarray(array))
+    values = values.detach()
+    if values.is_complex():
+        raise TypeError(f"{name} must hold real numbers, got dtype {values.dtype}")
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(
+            f"{name} must be a non-empty matrix (samples, dimensions), got shape "
+            f"{tuple(values.shape)}"
+        )
+    return values
+
+
+def _check_k(k: Any, available: int) -> int:
+    k = _as_int(k, "k")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    if k > available:
+        raise ValueError(f"k={k} neighbors were asked for, but each sample has only {available}")
+    return k
+
+
+def _as_int(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    return int(value.__index__())

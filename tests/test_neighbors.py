@@ -1,0 +1,187 @@
+"""kneighbors equals a float64 brute force: same indices, same bits, however it is computed."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from reference import brute_neighbors
+
+from siutils import _pairs, _sketch, kneighbors
+from siutils._sketch import Frame
+from siutils.neighbors import METHODS, block_neighbors, merge
+
+RNG = np.random.default_rng(0)
+GAUSS = RNG.normal(size=(240, 9))
+BASE = RNG.normal(size=(1, 12))
+CASES = {
+    "gauss": GAUSS,
+    "wide": RNG.normal(size=(60, 300)),  # D > N
+    "one_dimension": RNG.normal(size=(200, 1)),
+    "duplicates": GAUSS[RNG.integers(0, 40, 240)],
+    "all_equal": np.ones((90, 5)),
+    "grid": np.stack(np.meshgrid(np.arange(15.0), np.arange(15.0)), -1).reshape(-1, 2),
+    "one_hot": np.eye(120),
+    "offset_1e3": GAUSS.astype(np.float32) + np.float32(1e3),
+    "offset_1e6": GAUSS + 1e6,
+    "scales": GAUSS * 10.0 ** np.arange(-8, 10, 2),
+    "tiny": GAUSS * 1e-8,
+    "huge": GAUSS * 1e8,
+    "denormal": GAUSS * 1e-310,
+    "denormal_float32": (GAUSS * 1e-40).astype(np.float32),
+    "constant_and_zero_features": np.concatenate([GAUSS, np.zeros((240, 2)), np.ones((240, 2))], 1),
+    "far_outlier": np.concatenate([GAUSS, np.full((1, 9), 1e9)]),
+    "near_ties": BASE + 1e-7 * RNG.normal(size=(150, 12)),
+    "float16": GAUSS.astype(np.float16),
+    "uint8": RNG.integers(0, 256, (150, 20)).astype(np.uint8),
+    "int64": RNG.integers(-9, 9, (150, 4)),
+    "bool": RNG.integers(0, 2, (100, 12)).astype(bool),
+}
+
+
+def check(x, k, queries=None, **options):
+    found = kneighbors(x, k, queries, **options)
+    distances, indices = brute_neighbors(x, k, queries)
+    np.testing.assert_array_equal(found.indices.cpu().numpy(), indices)
+    np.testing.assert_array_equal(found.distances.cpu().numpy(), distances)
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:underflow")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", [n for n in CASES if n != "denormal"])
+def test_equals_float64_brute_force_to_the_bit(name, method):
+    x = CASES[name]
+    check(x, 3, method=method)
+    check(x, 4, x[10:40].copy(), method=method, chunk_size=7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_denormal_features_are_scaled_where_their_squares_would_vanish(method):
+    x = GAUSS * 2.0**-1040
+    found = kneighbors(x, 3, method=method)
+    expected = brute_neighbors(x * 2.0**1000, 3)[1]  # a power of two, exact
+    np.testing.assert_array_equal(found.indices.numpy(), expected)
+    assert (found.distances > 0).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("method", ["auto", "projection", "brute"])
+def test_larger_sets_for_every_chunk_and_thread_count(method, threads):
+    rng = np.random.default_rng(1)
+    low_rank = rng.normal(size=(4500, 6)) @ rng.normal(size=(6, 40))
+    x = (low_rank + 0.05 * rng.normal(size=(4500, 40))).astype(np.float32)
+    x[100:130] = x[0]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = kneighbors(x, 3, method=method, chunk_size=None if threads == 1 else 501)
+    finally:
+        torch.set_num_threads(before)
+    rows = np.r_[0:140, 4400:4500]
+    squared = kneighbors(x, 4, x[rows], method="exact")  # itself included: drop it by index
+    for row, own, near in zip(rows, found.indices[rows].tolist(), squared.indices, strict=True):
+        expected = [i for i in near.tolist() if i != row][:3]
+        assert own == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    x=arrays(np.float32, st.tuples(st.integers(4, 24), st.integers(1, 5)),
+             elements=st.floats(-4, 4, width=16)),
+    method=st.sampled_from(METHODS),
+)  # fmt: skip
+def test_property_any_small_matrix(x, method):
+    check(x, 3, method=method)
+
+
+def test_without_its_margin_the_bound_is_wrong(monkeypatch):
+    """The error margin earns its keep: near ties are lost as soon as it is taken away."""
+    rng = np.random.default_rng(3)
+    x = (rng.normal(size=(1, 256)) + 3e-4 * rng.normal(size=(1500, 256))).astype(np.float32)
+    x[0] = 4.0  # keeps the scale of the data at 1, so that float32 products are coarse
+    expected = kneighbors(x, 2, method="exact").indices
+    assert torch.equal(kneighbors(x, 2, method="brute").indices, expected)
+    monkeypatch.setattr(Frame, "gamma", 0.0)
+    monkeypatch.setattr(Frame, "eta", 0.0)
+    monkeypatch.setattr(_sketch, "WIDEN", 1.0)
+    assert not torch.equal(kneighbors(x, 2, method="brute").indices, expected)
+
+
+def test_blocks_merge_in_any_order():
+    x = torch.from_numpy(CASES["duplicates"])
+    parts = [(0, 50), (50, 130), (130, 240)]
+    blocks = [block_neighbors(x, x[a:b], 3, first_query=0, first=a, unit=1.0) for a, b in parts]
+    whole = kneighbors(x, 3)
+    for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+        a, b, c = (blocks[i] for i in order)
+        for merged in (merge(merge(a, b), c), merge(a, merge(b, c))):
+            assert torch.equal(merged.indices, whole.indices)
+
+
+def test_out_of_memory_halves_the_chunk_and_goes_on(monkeypatch):
+    real, sizes = _pairs.squared_distances, []
+
+    def scarce(q, x, row, col, unit=1):
+        sizes.append(len(row))
+        if len(row) > 2000:
+            raise torch.OutOfMemoryError("injected")
+        return real(q, x, row, col, unit)
+
+    monkeypatch.setattr(_pairs, "squared_distances", scarce)
+    check(CASES["gauss"], 3, method="exact")
+    assert max(sizes) > 2000
+    monkeypatch.setattr(
+        _pairs, "squared_distances", lambda *a: (_ for _ in ()).throw(MemoryError("none left"))
+    )
+    with pytest.raises(MemoryError, match="a single row"):
+        kneighbors(CASES["gauss"], 3, method="exact")
+
+
+def test_memory_maps_read_only_and_strided_input(tmp_path):
+    np.save(tmp_path / "x.npy", CASES["gauss"])
+    check(np.load(tmp_path / "x.npy", mmap_mode="r"), 2)
+    frozen = GAUSS.copy()
+    frozen.flags.writeable = False
+    check(frozen, 2)
+    check(GAUSS[::2, ::-1], 2)
+    bfloat = torch.from_numpy(GAUSS).bfloat16()
+    expected = brute_neighbors(bfloat.double().numpy(), 2)[1]
+    np.testing.assert_array_equal(kneighbors(bfloat, 2).indices.numpy(), expected)
+
+
+X = GAUSS[:10]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: kneighbors(X, 10), ValueError, "k=10 neighbors were asked for"),
+        (lambda: kneighbors(X[:1], 1), ValueError, "each sample has only 0"),
+        (lambda: kneighbors(X, 0), ValueError, "k must be at least 1"),
+        (lambda: kneighbors(X, 1.0), TypeError, "k must be an integer"),
+        (lambda: kneighbors(X, True), TypeError, "k must be an integer"),
+        (lambda: kneighbors(X[0], 1), ValueError, "features must be a non-empty matrix"),
+        (lambda: kneighbors(X[:, :0], 1), ValueError, "features must be a non-empty matrix"),
+        (lambda: kneighbors(X, 1, X[:, :3]), ValueError, "queries have 3 dimensions"),
+        (lambda: kneighbors(np.where(X[4, 0] == X, np.nan, X), 1), ValueError, "NaN.*row 4"),
+        (lambda: kneighbors(X, 1, np.where(X[2, 0] == X, np.inf, X)), ValueError, "queries hold"),
+        (lambda: kneighbors(X.astype(complex), 1), TypeError, "features must hold real numbers"),
+        (lambda: kneighbors(X.astype(str), 1), TypeError, "features must hold real numbers"),
+        (lambda: kneighbors(X, 1, method="tree"), ValueError, "method must be one of"),
+        (lambda: kneighbors(X, 1, chunk_size=0), ValueError, "chunk_size must be at least 1"),
+    ],
+)
+def test_wrong_input_is_one_clear_error(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", CASES)
+def test_cuda_equals_cpu_to_the_bit(name):
+    x = CASES[name]
+    x = x.astype(np.uint8) if x.dtype == bool else x
+    cpu, gpu = (kneighbors(torch.from_numpy(x), 3, device=d) for d in ("cpu", "cuda"))
+    assert torch.equal(cpu.indices, gpu.indices.cpu())
+    assert torch.equal(cpu.distances, gpu.distances.cpu())
