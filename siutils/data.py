@@ -1,0 +1,407 @@
+"""Images in: digits, CIFAR-10/100, image folders; transforms; where data and caches lie; devices.
+
+Images are held in memory as uint8 (N, 3, H, W), labels as int64 (N,). Splits and subsets by seed
+are those of `sampling`, offered here as well.
+"""
+
+import hashlib
+import http.client
+import io
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.datasets.utils import calculate_md5, check_integrity, extract_archive
+from torchvision.transforms import functional as TF
+
+from siutils.paths import data_dir
+from siutils.sampling import as_integers, balanced_subset, check_positive, train_val_split
+
+__all__ = [
+    "DATASETS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "ImageSet",
+    "Transform",
+    "balanced_subset",
+    "load_dataset",
+    "train_val_split",
+    "transform_for",
+]
+
+DATASETS = ("digits", "cifar10", "cifar100")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# Channel mean and standard deviation of the training images, scaled to [0, 1], at 32×32.
+_STATISTICS = {
+    "digits": ((0.30534,) * 3, (0.32348,) * 3),
+    "cifar10": ((0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)),
+    "cifar100": ((0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615)),
+}
+_CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+# Data without a test set of their own are split once and for all: 20 % test, stratified, seed 0.
+_TEST_FRACTION, _TEST_SEED = 0.2, 0
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labeled images in memory.
+
+    Attributes:
+        name: data set, for example ``"digits"``.
+        images: uint8 tensor (N, 3, H, W), N ≥ 1.
+        labels: int64 tensor (N,), each an index into `classes`.
+        classes: class names.
+        checksum: hex digest that identifies the source data; a subset keeps that of its source.
+
+    Raises:
+        TypeError: a tensor has another dtype.
+        ValueError: a shape does not fit, there is no image, or a label names no class.
+
+    >>> images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    >>> data = ImageSet("toy", images, torch.tensor([0, 2, 1]), ("ant", "bee", "cat"), "")
+    >>> data.of_classes([2, 1]).labels, data.of_classes([2, 1]).classes
+    (tensor([0, 1]), ('cat', 'bee'))
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    checksum: str
+
+    def __post_init__(self) -> None:
+        _check_images(self.images)
+        if self.labels.dtype != torch.int64:
+            raise TypeError(f"labels must be int64, got {self.labels.dtype}")
+        if self.labels.shape != self.images.shape[:1] or not len(self.labels):
+            raise ValueError(
+                f"labels must be (N,) for images (N, 3, H, W) with N ≥ 1, got labels "
+                f"{tuple(self.labels.shape)} and images {tuple(self.images.shape)}"
+            )
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.classes):
+            raise ValueError(
+                f"labels must be 0…{len(self.classes) - 1} for {len(self.classes)} classes, "
+                f"got {low}…{high}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor | ArrayLike) -> "ImageSet":
+        """The samples at integer `indices` (M,), in that order.
+
+        Raises:
+            ValueError: an index lies outside 0…N-1, or there is none.
+        """
+        index = as_integers(indices, "indices").to(self.images.device)
+        if int(index.min()) < 0 or int(index.max()) >= len(self):
+            raise ValueError(
+                f"indices must be 0…{len(self) - 1}, got {int(index.min())}…{int(index.max())}"
+            )
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def of_classes(self, classes: Sequence[int]) -> "ImageSet":
+        """Only the samples of these labels, relabeled 0…len(classes)-1 in the given order.
+
+        Raises:
+            ValueError: a class is unknown or repeated, or no sample is left.
+        """
+        wanted = as_integers(classes, "classes").tolist()
+        unknown = [c for c in wanted if not 0 <= c < len(self.classes)]
+        if unknown or len(set(wanted)) < len(wanted):
+            raise ValueError(
+                f"classes must be distinct labels from 0…{len(self.classes) - 1}, got {wanted}"
+            )
+        new_label = torch.full((len(self.classes),), -1, device=self.labels.device)
+        new_label[wanted] = torch.arange(len(wanted), device=self.labels.device)
+        labels = new_label[self.labels]
+        keep = labels >= 0
+        names = tuple(self.classes[c] for c in wanted)
+        return replace(self, images=self.images[keep], labels=labels[keep], classes=names)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What a model expects: resize (optional), scale to [0, 1], normalize per channel.
+
+    Attributes:
+        mean: channel means of the scaled images.
+        std: channel standard deviations, positive.
+        size: side in pixels to resize to (bilinear, antialiased); None leaves the size.
+
+    >>> white = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    >>> Transform((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), size=1)(white).flatten()
+    tensor([2., 2., 2.])
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ValueError(f"mean and std need 3 channels, got {self.mean} and {self.std}")
+        if not (all(np.isfinite(self.mean)) and all(0 < s < np.inf for s in self.std)):
+            raise ValueError(
+                f"mean must be finite and std positive, got mean {self.mean} and std {self.std}"
+            )
+        if self.size is not None:
+            check_positive(self.size, "size")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images uint8 (N, 3, H, W) → float32 (N, 3, H', W') on the same device."""
+        _check_images(images)
+        x = images.to(torch.float32)
+        if self.size is not None and images.shape[2:] != (self.size, self.size):
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=x.device).view(3, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32, device=x.device).view(3, 1, 1)
+        return (x / 255 - mean) / std
+
+
+def load_dataset(
+    name: str | Path, split: str = "train", root: str | Path | None = None, image_size: int = 32
+) -> ImageSet:
+    """Load a data set, downloading CIFAR where it is absent.
+
+    Args:
+        name: ``"digits"`` (bundled with scikit-learn), ``"cifar10"``, ``"cifar100"``, or the path
+            of a folder: either ``train/`` and ``test/`` (or ``val/``) with one folder per class, or
+            the class folders themselves. Digits and undivided folders are split once and for
+            all, stratified 80/20 (seed 0).
+        split: ``"train"`` or ``"test"``.
+        root: folder that holds or receives the CIFAR files; None is `data_dir()`.
+        image_size: side in pixels. Folders: shorter side resized, then center-cropped.
+
+    Returns:
+        uint8 images (N, 3, image_size, image_size) with labels, class names and checksum.
+
+    Raises:
+        ValueError: unknown name or split, an empty class folder, an unreadable image.
+        FileNotFoundError: CIFAR is absent and cannot be downloaded; says what to put where.
+        RuntimeError: a file of CIFAR has not the known checksum.
+
+    >>> data = load_dataset("digits", "test")
+    >>> data.images.shape, data.images.dtype
+    (torch.Size([359, 3, 32, 32]), torch.uint8)
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    check_positive(image_size, "image_size")
+    if name == "digits":
+        return _load_digits(split, image_size)
+    if name in _CIFAR:
+        return _load_cifar(str(name), split, Path(root or data_dir()).expanduser(), image_size)
+    return _load_folder(_existing_folder(name), split, image_size)
+
+
+def transform_for(name: str | Path) -> Transform:
+    """Normalization with the data set's own channel statistics; ImageNet's for a folder.
+
+    Raises:
+        ValueError: `name` is neither a known data set nor an existing folder.
+
+    >>> transform_for("cifar100").mean
+    (0.50708, 0.48655, 0.44092)
+    """
+    if name in _STATISTICS:
+        return Transform(*_STATISTICS[str(name)])
+    _existing_folder(name)
+    return Transform(IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _load_digits(split: str, image_size: int) -> ImageSet:
+    from sklearn.datasets import load_digits  # costs a second that other data sets need not pay
+
+    digits = load_digits()
+    gray = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # 8×8 scans with values 0…16
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+    chosen = _fixed_split(labels, split)
+    images = _resized(torch.from_numpy(gray)[chosen, None].expand(-1, 3, -1, -1), image_size)
+    checksum = hashlib.sha256(gray.tobytes() + labels.numpy().tobytes()).hexdigest()
+    return ImageSet("digits", images, labels[chosen], tuple("0123456789"), checksum)
+
+
+def _load_cifar(name: str, split: str, root: Path, image_size: int) -> ImageSet:
+    source = _CIFAR[name]
+    _provide_cifar(source, root)
+    loaded = source(root, train=split == "train")
+    images = torch.from_numpy(loaded.data).permute(0, 3, 1, 2).contiguous()
+    files = source.train_list if split == "train" else source.test_list
+    checksum = "-".join(md5 for _, md5 in files)
+    labels = torch.tensor(loaded.targets, dtype=torch.int64)
+    return ImageSet(name, _resized(images, image_size), labels, tuple(loaded.classes), checksum)
+
+
+def _provide_cifar(source: type[CIFAR10], root: Path) -> None:
+    """Make sure that every file of the data set lies in `root` and has the known md5.
+
+    Unpacks into a temporary folder and moves whole files, so that a killed download or unpacking
+    leaves nothing that looks like data. A file that is there is never replaced.
+    """
+    known = dict(source.train_list + source.test_list)
+    known[source.meta["filename"]] = source.meta["md5"]
+    folder, archive = root / source.base_folder, root / source.filename
+    missing = [file for file, md5 in known.items() if not _verified(folder / file, md5)]
+    if not missing:
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=root) as partial:
+            if _verified(archive, source.tgz_md5):
+                extract_archive(str(archive), partial)
+            else:
+                source(partial, download=True)
+            folder.mkdir(exist_ok=True)
+            for file in missing:
+                (Path(partial) / source.base_folder / file).replace(folder / file)
+    except _CorruptFile:
+        raise
+    except (OSError, EOFError, RuntimeError, http.client.HTTPException) as error:
+        raise FileNotFoundError(
+            f"{source.__name__} is not in {root} and could not be fetched ({error}). Put "
+            f"{source.filename} (md5 {source.tgz_md5}, from {source.url}) into {root}, which must "
+            "be writable to unpack it, or set SIUTILS_DATA to a folder that holds "
+            f"{source.base_folder}/"
+        ) from error
+
+
+class _CorruptFile(RuntimeError):
+    """A file of a known data set whose checksum is not the published one."""
+
+
+def _verified(path: Path, md5: str) -> bool:
+    """Whether the file is there; one with another md5 is an error, never replaced."""
+    if not path.exists():
+        return False
+    if not check_integrity(path, md5):
+        found = calculate_md5(path) if path.is_file() else "no regular file"
+        raise _CorruptFile(
+            f"{path} is corrupt: md5 expected {md5}, found {found}. Remove it to fetch it "
+            "again, or set SIUTILS_DATA to a folder with an intact copy"
+        )
+    return True
+
+
+def _existing_folder(name: str | Path) -> Path:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise ValueError(
+            f"name: no data set and no existing folder {str(name)!r}; known are "
+            f"{', '.join(DATASETS)}; a path must be that of a folder of class folders"
+        )
+    return folder
+
+
+def _load_folder(folder: Path, split: str, image_size: int) -> ImageSet:
+    name = folder.resolve().name
+    if not (folder / "train").is_dir():
+        classes = _class_names(folder)
+        paths, labels = _image_paths(folder, classes)
+        chosen = _fixed_split(labels, split)
+    else:
+        classes = _class_names(folder / "train")
+        part = folder / "train"
+        if split == "test":
+            part = folder / "test" if (folder / "test").is_dir() else folder / "val"
+        paths, labels = _image_paths(part, classes)
+        chosen = torch.arange(len(labels))
+    wanted = set(chosen.tolist())
+    digest = hashlib.sha256()
+    images = []
+    for i, path in enumerate(paths):
+        content = path.read_bytes()
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(content).digest())
+        if i in wanted:
+            images.append(_decoded(content, path, image_size))
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return ImageSet(name, stacked, labels[chosen], classes, digest.hexdigest())
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    found = (d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+    classes = tuple(sorted(found))
+    if not classes:
+        raise ValueError(f"{folder} holds no class folders; put each class's images into its own")
+    return classes
+
+
+def _image_paths(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], Tensor]:
+    """All image files below the class folders, sorted, and the label of each."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder.parent} has train/, but neither test/ nor val/ beside it")
+    if unknown := set(_class_names(folder)) - set(classes):
+        raise ValueError(f"{folder} holds classes that train/ has not: {sorted(unknown)}")
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        files = sorted(
+            (p for p in (folder / name).rglob("*") if p.suffix.lower() in IMG_EXTENSIONS),
+            key=lambda p: p.as_posix(),
+        )
+        if not files:
+            raise ValueError(
+                f"{folder / name} is an empty class: no file ends in {', '.join(IMG_EXTENSIONS)}; "
+                "add images or remove the folder"
+            )
+        paths += files
+        labels += [label] * len(files)
+    return paths, torch.tensor(labels)
+
+
+def _decoded(content: bytes, path: Path, image_size: int) -> np.ndarray:
+    """uint8 (image_size, image_size, 3): shorter side resized, center-cropped."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            rgb = image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is no readable image: {error}") from error
+    return np.asarray(TF.center_crop(TF.resize(rgb, [image_size]), [image_size]))
+
+
+def _fixed_split(labels: Tensor, split: str) -> Tensor:
+    train, test = train_val_split(labels, _TEST_FRACTION, _TEST_SEED)
+    return train if split == "train" else test
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """uint8 images at size×size, bilinear; in chunks, for float copies of all would not fit."""
+    if images.shape[2:] == (size, size):
+        return images.contiguous()
+    out = images.new_empty(len(images), 3, size, size)
+    for source, target in zip(images.split(1024), out.split(1024), strict=True):
+        resized = F.interpolate(source.float(), (size, size), mode="bilinear", antialias=True)
+        target.copy_(resized.round().clamp(0, 255))
+    return out
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        found = getattr(images, "dtype", type(images).__name__)
+        raise TypeError(f"images must be a uint8 tensor, got {found}")
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+        raise ValueError(f"images must be (N, 3, H, W), got {tuple(images.shape)}")
+
+
+def load_study() -> pd.DataFrame:
+    """The numbers that the reference study printed, for setting beside one's own.
+
+    Returns:
+        DataFrame ``table, arm, network, layer, split, index, value``; table 4 is its layer curve.
+
+    >>> load_study().query("table == 1 and index == 'si'")["value"].tolist()
+    [0.17406, 0.69742]
+    """
+    return pd.read_csv(Path(__file__).with_name("study.csv"))
