@@ -1,0 +1,110 @@
+"""Files that survive a kill: content keys, atomic writes, checkpoints that hold data, not code."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def fingerprint(*parts: object) -> str:
+    """SHA-256 over tensors, mappings, files (as `Path`) and the `repr` of anything else.
+
+    Example:
+        >>> a = fingerprint({"w": torch.zeros(2)}, 1)
+        >>> a == fingerprint({"w": torch.zeros(2)}, 1), a == fingerprint({"w": torch.zeros(2)}, 2)
+        (True, False)
+    """
+    digest = hashlib.sha256()
+    _feed(digest, parts)
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, part: object) -> None:
+    if isinstance(part, Tensor):
+        digest.update(f"tensor {part.dtype} {tuple(part.shape)};".encode())
+        digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(part, Mapping):
+        digest.update(f"mapping {len(part)};".encode())
+        for key, value in part.items():
+            _feed(digest, key)
+            _feed(digest, value)
+    elif isinstance(part, tuple):
+        digest.update(f"tuple {len(part)};".encode())
+        for value in part:
+            _feed(digest, value)
+    else:
+        content = part.read_bytes() if isinstance(part, Path) else repr(part).encode()
+        digest.update(f"{type(part).__name__} {len(content)};".encode() + content)
+
+
+class CannotWrite(OSError):
+    """A file could not be written; what was there before is intact."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; it becomes `path` on success and is deleted on failure.
+
+    Raises:
+        CannotWrite: full disk, read-only folder, …; `path` is as it was.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob("*.tmp"):  # left by a killed run
+            if time.time() - stale.stat().st_mtime > 600:
+                stale.unlink(missing_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except CannotWrite:
+        raise  # of another file, whose name it has
+    except OSError as error:
+        reason = error.strerror or error
+        raise CannotWrite(
+            f"cannot write {path}: {reason}. Free some space there or choose another cache folder"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Write tensors and plain values to `path`, at once or not at all.
+
+    Raises:
+        CannotWrite: see `replacing`.
+    """
+    with replacing(path) as temporary:
+        try:
+            torch.save(dict(content), temporary)
+        except RuntimeError as error:  # how PyTorch's archive writer reports a full disk
+            raise OSError(str(error).splitlines()[0]) from error
+
+
+def load_checkpoint(path: Path, keys: tuple[str, ...], device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint with `weights_only=True`: a file that would run code is refused.
+
+    Raises:
+        RuntimeError: the file is damaged, refused, or lacks one of the keys.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        missing = [key for key in keys if key not in content]
+        if missing:
+            raise KeyError(f"it lacks {', '.join(missing)}")
+    except Exception as error:  # pickle, zip and torch errors, one for each kind of damage
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RuntimeError(
+            f"cannot load the checkpoint {path}: {reason} Delete the folder {path.parent} to train "
+            "again from the start"
+        ) from error
+    return content

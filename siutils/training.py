@@ -1,0 +1,371 @@
+"""Training on labeled images: fit and evaluate, with checkpoints and exact resume.
+
+Every random number of epoch e comes from (seed, e) alone: the order of the images and the
+augmentation from a CPU generator of their own, dropout from torch's generators inside a fork. A run
+that is killed and started again with the same cache therefore repeats the same batches and learning
+rates, on a CPU to the last bit, and nothing outside sees a changed random state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from siutils.checkpoints import fingerprint, load_checkpoint, replacing, save_checkpoint
+from siutils.data import ImageSet, Transform
+from siutils.devices import resolve_device
+from siutils.recipes import RECIPES, Recipe, augment, get_recipe, learning_rate
+
+__all__ = ["RECIPES", "Recipe", "evaluate", "fit", "get_recipe"]
+
+
+def fit(
+    model: nn.Module,
+    train: ImageSet,
+    val: ImageSet,
+    recipe: Recipe | str,
+    *,
+    transform: Transform,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    cache: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """Train a model in place; it ends in eval mode with the weights of the best epoch.
+
+    That is the epoch of the highest validation accuracy, of several the last: its learning rate is
+    the lowest. The model stays on the device, in channels-last layout, with `model.transform =
+    transform`. On CUDA the forward pass runs in bfloat16. The device holds all training images.
+
+    Args:
+        model: maps float32 (B, 3, H, W) to logits (B, C).
+        train: training images.
+        val: validation images.
+        recipe: a recipe or the name of one.
+        transform: what turns uint8 images into the model's input.
+        epochs: instead of the recipe's.
+        seed: of the order of images, augmentation and dropout, not of the initial weights.
+        device: "auto", "cpu", "cuda", …
+        cache: a folder for checkpoints, or None. A finished run with the same model, images,
+            recipe, seed, kind of device and code is loaded instead of trained again, an unfinished
+            one resumed after its last finished epoch.
+        progress: called with one line of text after each epoch.
+
+    Returns:
+        One row per epoch: epoch (from 1), lr (mean over its steps), train_loss and train_accuracy
+        (on augmented batches as they were trained on), val_loss, val_accuracy, seconds.
+
+    Raises:
+        ValueError: labels the model has no output for, or batches of one image with BatchNorm.
+        RuntimeError: the loss is not finite, or a checkpoint is damaged.
+        OSError: a checkpoint cannot be written; the previous one is intact.
+    """
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = dataclasses.replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
+    device = resolve_device(device)
+    model.transform = transform  # type: ignore[assignment]
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _check_outputs(model, train, "train", device)
+    _check_outputs(model, val, "val", device)
+    _check_batches(model, recipe, len(train))
+    folder = None
+    if cache is not None:
+        folder = _open_run(Path(cache), model, train, val, recipe, seed, device)
+
+    optimizer = _optimizer(model, recipe)
+    history, best = _resume(folder, model, optimizer, recipe, device)
+    images, labels = train.images.to(device), train.labels.to(device)
+    with _private_random_state(device):
+        for epoch in range(len(history), recipe.epochs):
+            start = time.perf_counter()
+            row = _train_epoch(model, images, labels, recipe, optimizer, epoch, seed)
+            val_scores = evaluate(model, val, device=device)
+            row["val_loss"], row["val_accuracy"] = val_scores["loss"], val_scores["accuracy"]
+            row["seconds"] = time.perf_counter() - start
+            _check_finite(row)
+            history.append(row)
+            if not best or row["val_accuracy"] >= best["val_accuracy"]:
+                weights = {name: value.clone() for name, value in model.state_dict().items()}
+                best = {
+                    "epoch": epoch + 1,
+                    "val_accuracy": row["val_accuracy"],
+                    "model": weights,
+                }
+            if folder is not None:
+                _save_epoch(folder, model, optimizer, history, best, recipe)
+            if progress is not None:
+                progress(_progress_line(row, recipe.epochs))
+    model.load_state_dict(best["model"])
+    model.eval()
+    return pd.DataFrame(history)
+
+
+def evaluate(
+    model: nn.Module, data: ImageSet, *, device: str | torch.device = "auto", batch_size: int = 256
+) -> dict[str, float]:
+    """Cross-entropy and accuracy over all images, in eval mode, float32, with `model.transform`.
+
+    Returns:
+        {"loss": mean cross-entropy in nats, "accuracy": share of correct images}.
+
+    Raises:
+        ValueError: labels the model has no output for, or a model without transform.
+    """
+    device = resolve_device(device)
+    transform = _transform_of(model)
+    _check_outputs(model, data, "data", device)
+    loss, correct = torch.zeros((), dtype=torch.float64), 0
+    with inference(model, device), torch.inference_mode():
+        for images, labels in zip(
+            data.images.split(batch_size), data.labels.split(batch_size), strict=True
+        ):
+            logits = model(transform(images.to(device)))
+            logits = logits.double().cpu()
+            loss += F.cross_entropy(logits, labels.cpu(), reduction="sum")
+            correct += int((logits.argmax(1) == labels.cpu()).sum())
+    return {"loss": float(loss) / len(data), "accuracy": correct / len(data)}
+
+
+@contextmanager
+def inference(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Eval mode on a device; afterwards each module has its previous mode and device again."""
+    modes = {module: module.training for module in model.modules()}
+    tensor = next((t for group in (model.parameters(), model.buffers()) for t in group), None)
+    home = device if tensor is None else tensor.device
+    try:
+        model.to(device).eval()
+        yield
+    finally:
+        model.to(home)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _train_epoch(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    seed: int,
+) -> dict[str, Any]:
+    device, transform = images.device, _transform_of(model)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    torch.default_generator.manual_seed(seed * 1_000_003 + epoch)  # dropout
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(len(images), generator=generator)
+    batches = _batches(model, order, recipe.batch_size)
+    loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+    rates = []
+    model.train()
+    for i, batch in enumerate(batches):
+        rates.append(learning_rate(recipe, epoch * len(batches) + i, len(batches), recipe.epochs))
+        for group in optimizer.param_groups:
+            group["lr"] = rates[-1]
+        batch = batch.to(device)
+        inputs = transform(augment(images[batch], recipe, generator))
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            logits = model(inputs)
+        target = labels[batch]
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.detach() * len(batch)
+        correct += (logits.argmax(1) == target).sum()
+    if recipe.bn_images:
+        chosen = order[: recipe.bn_images].to(device)
+        _estimate_batchnorm(model, images[chosen], transform, recipe.batch_size)
+    seen = sum(map(len, batches))
+    return {
+        "epoch": epoch + 1,
+        "lr": statistics.fmean(rates),
+        "train_loss": float(loss_sum) / seen,
+        "train_accuracy": float(correct) / seen,
+    }
+
+
+def _batches(model: nn.Module, order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """Batches in order; a last one of a single image is left out if there is BatchNorm."""
+    batches = order.split(batch_size)
+    return batches[:-1] if len(batches[-1]) == 1 and _batchnorms(model) else batches
+
+
+def _batchnorms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+@torch.no_grad()
+def _estimate_batchnorm(
+    model: nn.Module, images: Tensor, transform: Transform, batch_size: int
+) -> None:
+    """Set the running statistics to their mean over batches of the given images."""
+    layers = [layer for layer in _batchnorms(model) if layer.track_running_stats]
+    momenta = [layer.momentum for layer in layers]
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain mean
+        layer.train()
+    for batch in _batches(model, torch.arange(len(images)), batch_size):
+        model(transform(images[batch.to(images.device)]))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+@contextmanager
+def _private_random_state(device: torch.device) -> Iterator[None]:
+    """What happens to torch's own generators (CPU, and the device) is undone afterwards."""
+    if device.type != "cuda":
+        with torch.random.fork_rng(devices=[]):
+            yield
+        return
+    with torch.cuda.device(device), torch.random.fork_rng(devices=[torch.cuda.current_device()]):
+        yield
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    decay = recipe.weight_decay
+    if recipe.optimizer == "adamw":
+        betas = (recipe.momentum, 0.999)
+        return torch.optim.AdamW(model.parameters(), recipe.lr, betas, weight_decay=decay)
+    return torch.optim.SGD(
+        model.parameters(),
+        recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=decay,
+    )
+
+
+_CODE = ("data", "models", "recipes", "training")
+
+
+def _open_run(
+    cache: Path,
+    model: nn.Module,
+    train: ImageSet,
+    val: ImageSet,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+) -> Path:
+    """The folder of this run, named by a key of everything that determines its result."""
+    facts = {
+        "model": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "train": f"{train.name}, {len(train)} images of {len(train.classes)} classes",
+        "val": f"{val.name}, {len(val)} images",
+        "recipe": dataclasses.asdict(recipe),
+        "transform": repr(model.transform),
+        "seed": seed,
+        "device": device.type,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
+    code = tuple(Path(__file__).with_name(f"{name}.py") for name in _CODE)
+    content = (train.images, train.labels, val.images, val.labels)
+    key = fingerprint(facts, code, repr(model), model.state_dict(), content)
+    folder = cache / "training" / key
+    if not (folder / "meta.json").exists():
+        with replacing(folder / "meta.json") as temporary:
+            temporary.write_text(json.dumps(facts, indent=2) + "\n")
+    return folder
+
+
+def _save_epoch(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    history: list[dict[str, Any]],
+    best: dict[str, Any],
+    recipe: Recipe,
+) -> None:
+    # last.pt comes last: killed in between, the epoch is repeated and writes the same best.pt.
+    # After the last epoch nobody needs the optimizer any more, which is as large as the model.
+    if best["epoch"] == len(history):
+        save_checkpoint(best, folder / "best.pt")
+    with replacing(folder / "history.csv") as temporary:
+        pd.DataFrame(history).to_csv(temporary, index=False)
+    state = optimizer.state_dict() if len(history) < recipe.epochs else None
+    last = {"model": model.state_dict(), "optimizer": state, "history": history}
+    save_checkpoint(last, folder / "last.pt")
+
+
+def _resume(
+    folder: Path | None,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    device: torch.device,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """History and best weights of an earlier run; model and optimizer are set to its last epoch."""
+    if folder is None or not (folder / "last.pt").exists():
+        return [], {}
+    best = load_checkpoint(folder / "best.pt", ("epoch", "val_accuracy", "model"), device)
+    last = load_checkpoint(folder / "last.pt", ("model", "optimizer", "history"), device)
+    if len(last["history"]) < recipe.epochs:
+        model.load_state_dict(last["model"])
+        optimizer.load_state_dict(last["optimizer"])
+    return last["history"], best
+
+
+def _transform_of(model: nn.Module) -> Transform:
+    transform = getattr(model, "transform", None)
+    if not callable(transform):
+        raise ValueError("model.transform is not set: give it the transform that the model expects")
+    return transform
+
+
+def _check_outputs(model: nn.Module, data: ImageSet, what: str, device: torch.device) -> None:
+    with inference(model, device), torch.inference_mode():
+        logits = model(_transform_of(model)(data.images[:1].to(device)))
+    low, high = int(data.labels.min()), int(data.labels.max())
+    if low < 0 or high >= logits.shape[1]:
+        raise ValueError(
+            f"the labels of {what} run from {low} to {high}, but the model has {logits.shape[1]} "
+            f"outputs, for labels 0 to {logits.shape[1] - 1}"
+        )
+
+
+def _check_batches(model: nn.Module, recipe: Recipe, n: int) -> None:
+    if min(recipe.batch_size, n) == 1 and _batchnorms(model):
+        raise ValueError(
+            "BatchNorm cannot learn from batches of a single image: "
+            f"batch_size={recipe.batch_size}, {n} training images"
+        )
+
+
+def _check_finite(row: dict[str, Any]) -> None:
+    for name in ("train_loss", "val_loss"):
+        if not math.isfinite(row[name]):
+            raise RuntimeError(
+                f"{name} is {row[name]} in epoch {row['epoch']} at a learning rate of "
+                f"{row['lr']:.3g}; lower the recipe's lr"
+            )
+
+
+def _progress_line(row: dict[str, Any], epochs: int) -> str:
+    return (
+        f"epoch {row['epoch']}/{epochs}: lr {row['lr']:.4f}, train loss {row['train_loss']:.3f} "
+        f"({row['train_accuracy']:.1%}), validation loss {row['val_loss']:.3f} "
+        f"({row['val_accuracy']:.1%}), {row['seconds']:.1f} s"
+    )
