@@ -1,0 +1,61 @@
+"""The Separation Index layer by layer: where in a network the classes come apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from siutils.data import Transform
+from siutils.features import extract_features
+from siutils.separation import SeparationIndex
+
+
+def layer_curve(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    layers: Sequence[str],
+    *,
+    order: int = 2,
+    normalize: bool = True,
+    transform: Transform | None = None,
+    batch_size: int = 256,
+    device: str | torch.device = "auto",
+    cache: Path | None = None,
+) -> pd.DataFrame:
+    """All indices of the flattened outputs of named layers, from one pass over the images.
+
+    Args:
+        model: any network.
+        images: uint8 or float ``(N, 3, H, W)``, as in :func:`siutils.extract_features`.
+        labels: integers ``(N,)``.
+        layers: names as in ``model.named_modules()``, in the order wanted.
+        order: highest order of high-order, soft-order and anti SI.
+        normalize: z-score the features of each layer.
+        transform: what the model expects; default ``model.transform``.
+        batch_size: images per forward pass.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``.
+        cache: folder that keeps the features; a second call reads them from there.
+
+    Returns:
+        DataFrame: ``layer`` and ``depth`` (0, 1, …) before the columns of
+        :meth:`siutils.SeparationIndex.report`.
+
+    Raises:
+        ValueError: as :func:`siutils.extract_features` and :class:`siutils.SeparationIndex`.
+    """
+    options: dict[str, Any] = {"transform": transform, "batch_size": batch_size, "cache": cache}
+    features = extract_features(model, images, layers, device=device, **options)
+    parts = []
+    for depth, layer in enumerate(layers):
+        index = SeparationIndex(features.pop(layer), labels, normalize=normalize, device=device)
+        table = index.report(order)
+        table.insert(0, "layer", layer)
+        table.insert(1, "depth", depth)
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)

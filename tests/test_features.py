@@ -1,0 +1,318 @@
+"""extract_features: equal to a plain forward pass with hooks, cached exactly, clear errors."""
+
+import resource
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from siutils.data import Transform
+from siutils.features import extract_features
+from siutils.models import MODELS, create_model
+
+HALF = Transform((0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks this small only wait for each other's threads where the cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Block(nn.Module):
+    """What goes wrong easily: in-place operations, a module used twice, an unused output."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.bn = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.unused = nn.Linear(2, 2)
+        self.side = nn.Conv2d(4, 1, 1)
+        self.pair = Pair()
+        self.total = Total()
+
+    def forward(self, x):
+        out = self.bn(self.conv(self.relu(x)))
+        out += x
+        out = self.relu(out)
+        self.total(self.pair(self.side(out))[0])
+        return out
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+class Total(nn.Module):
+    def forward(self, x):
+        return x.sum()
+
+
+def network(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(inplace=True),
+            Block(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(0.5),
+            nn.Linear(4, 3),
+        )
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.running_mean)
+                nn.init.uniform_(module.running_var, 0.5, 2)
+    model.transform = HALF
+    model.feature_layer = "4"
+    return model
+
+
+def pictures(n=23, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 3, 6, 5), generator=generator, dtype=torch.uint8)
+
+
+def by_hooks(model, inputs, layers):
+    """The oracle: all images at once, a hook per layer that copies; the last use wins."""
+    found, modules, modes = {}, dict(model.named_modules()), [m.training for m in model.modules()]
+    hooks = [
+        modules[name].register_forward_hook(
+            lambda _, __, output, name=name: found.update({name: output.detach().clone()})
+        )
+        for name in layers
+    ]
+    with torch.no_grad():
+        model.eval()(inputs)
+    for hook in hooks:
+        hook.remove()
+    for module, mode in zip(model.modules(), modes, strict=True):
+        module.training = mode
+    return {name: output.reshape(len(inputs), -1) for name, output in found.items()}
+
+
+def close(a, b):
+    return set(a) == set(b) and all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
+
+
+LAYERS = ["0", "1", "2", "3", "3.relu", "3.conv", "3.bn", "3.side", "4", "5", "6", "7", ""]
+
+
+def test_every_layer_equals_a_forward_pass_with_hooks():
+    model = network()
+    features = extract_features(model, pictures(), LAYERS, batch_size=7, device="cpu")
+    assert close(features, by_hooks(model, HALF(pictures()), LAYERS))
+    assert (features["1"] < 0).any()  # not overwritten by the in-place activation behind it
+    assert features["3"].shape == (23, 4 * 6 * 5)
+    for value in features.values():
+        assert (value.dtype, value.device.type, value.is_contiguous()) == (
+            torch.float32,
+            "cpu",
+            True,
+        )
+        assert not value.is_inference()
+        value += 1  # belongs to the caller
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_penultimate_features_equal_those_of_create_feature_extractor(name):
+    model = create_model(name, num_classes=5, seed=0)
+    inputs = torch.rand(3, 3, 32, 32)
+    features = extract_features(model, inputs, device="cpu")
+    extractor = create_feature_extractor(model, [model.feature_layer]).eval()
+    with torch.no_grad():
+        expected = extractor(inputs)[model.feature_layer].flatten(1)
+    assert torch.allclose(features[model.feature_layer], expected, atol=1e-5)
+    assert features[model.feature_layer].shape == (3, 512 if name in MODELS[:2] else 1280)
+
+
+def test_a_layer_inside_another_one_in_a_real_network():
+    model = create_model("resnet18", num_classes=5, seed=0)
+    layers = ["bn1", "layer1", "layer1.0", "layer1.0.bn2", "layer1.0.relu", "avgpool"]
+    inputs = torch.rand(2, 3, 16, 16)
+    features = extract_features(model, inputs, layers, device="cpu")
+    assert close(features, by_hooks(model, inputs, layers))
+
+
+def test_uint8_with_the_transform_equals_float_images():
+    model = network()
+    expected = extract_features(model, HALF(pictures()), device="cpu")
+    assert list(expected) == ["4"]
+    assert torch.equal(extract_features(model, pictures(), device="cpu")["4"], expected["4"])
+    other = Transform((0.1,) * 3, (0.2,) * 3)
+    given = extract_features(model, pictures(), transform=other, device="cpu")
+    assert close(given, by_hooks(model, other(pictures()), ["4"]))
+    assert not close(given, expected)
+    double = extract_features(model, HALF(pictures()).double(), device="cpu")
+    assert torch.equal(double["4"], expected["4"])
+
+
+def test_the_model_is_left_as_it_was():
+    model = network().train()
+    model[1].eval()
+    modes = [m.training for m in model.modules()]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    images = pictures()
+    extract_features(model, images, LAYERS, device="cpu")
+    with pytest.raises(ValueError, match="is not used"):
+        extract_features(model, images, ["3.unused"], device="cpu")
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert all(not m._forward_hooks for m in model.modules())
+    assert torch.equal(images, pictures())
+
+
+# Cache
+
+
+def test_memory_mapped_features_equal_those_in_memory(tmp_path):
+    model = network()
+    expected = extract_features(model, pictures(), LAYERS, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mapped = extract_features(model, pictures(), LAYERS, device="cpu", cache=tmp_path)
+    assert list(mapped) == LAYERS
+    assert all(torch.equal(mapped[name], expected[name]) for name in LAYERS)
+    mapped["4"].zero_()  # changes this tensor, not the file
+    again = extract_features(model, pictures(), ["4"], device="cpu", cache=tmp_path)
+    assert torch.equal(again["4"], expected["4"])
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_cached_layers_are_not_computed_again(tmp_path):
+    model, passes = network(), []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    for layers, expected in ((["4"], 1), (["4"], 1), (["4", "2"], 2), (["2", "4"], 2)):
+        extract_features(model, pictures(), layers, device="cpu", cache=tmp_path)
+        assert len(passes) == expected
+
+
+def test_whatever_changes_the_features_is_computed_again(tmp_path):
+    def folders():
+        return len(list((tmp_path / "features").iterdir()))
+
+    model, images = network(), pictures()
+    extract_features(model, images, device="cpu", cache=tmp_path)
+    with torch.no_grad():
+        model[1].running_mean[0] += 1e-3
+    changed = extract_features(model, images, device="cpu", cache=tmp_path)
+    assert folders() == 2
+    assert close(changed, by_hooks(model, HALF(images), ["4"]))
+    images[0, 0, 0, 0] ^= 1
+    extract_features(model, images, device="cpu", cache=tmp_path)
+    assert folders() == 3
+    other = Transform((0.1,) * 3, (0.2,) * 3)
+    extract_features(model, images, device="cpu", cache=tmp_path, transform=other)
+    assert folders() == 4
+    model[0].stride = (2, 2)  # same weights, another network
+    extract_features(model, images, device="cpu", cache=tmp_path)
+    assert folders() == 5
+    with pytest.raises(ValueError, match=r"transform whose repr\(\) says what it does"):
+        extract_features(model, images, device="cpu", cache=tmp_path, transform=lambda x: x / 255)
+
+
+def only_file(folder):
+    (path,) = (path for path in folder.rglob("*") if path.is_file())
+    return path
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other shape", "pickle"])
+def test_a_damaged_cache_file_is_one_clear_error(tmp_path, damage):
+    extract_features(network(), pictures(), device="cpu", cache=tmp_path)
+    path = only_file(tmp_path)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-8])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "other shape":
+        np.save(path, np.zeros((3, 4), np.float32))
+    else:
+        np.save(path, np.array([{}]), allow_pickle=True)
+    with pytest.raises(RuntimeError, match=r"cannot read the features .*4\.npy.*Delete this file"):
+        extract_features(network(), pictures(), device="cpu", cache=tmp_path)
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_no_file(tmp_path):
+    model, images = network().train(), pictures(2000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*\.npy: .*Free some space") as error:
+            extract_features(model, images, ["2", "3"], device="cpu", cache=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(error.value).count("cannot write") == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert model.training
+
+
+def test_a_model_that_fails_half_way_leaves_no_file(tmp_path):
+    model, calls = network(), []
+
+    def fail_at_third(*_):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("half way")
+
+    model.register_forward_pre_hook(fail_at_third)
+    with pytest.raises(RuntimeError, match="half way"):
+        extract_features(model, pictures(), ["2"], batch_size=5, device="cpu", cache=tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+# Wrong inputs
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (["3.con"], r"no layer '3\.con'; the nearest are 3\.conv"),
+        (["nonsense"], r"no layer 'nonsense'$"),
+        (["3.unused"], r"'3\.unused' is not used"),
+        (["3.pair"], r"'3\.pair' must return one tensor .* got tuple"),
+        (["3.total"], r"'3\.total' must return one tensor .* got \(\)"),
+        ([], "layers must be a list"),
+        ("4", "layers must be a list"),
+    ],
+)
+def test_wrong_layers_are_named(layers, message):
+    with pytest.raises(ValueError, match=message):
+        extract_features(network(), pictures(), layers, device="cpu")
+
+
+def test_wrong_images_are_one_clear_error():
+    model = network()
+    with pytest.raises(TypeError, match=r"uint8 or float, got torch\.int64"):
+        extract_features(model, pictures().long())
+    with pytest.raises(TypeError, match="must be a tensor, got ndarray"):
+        extract_features(model, pictures().numpy())
+    with pytest.raises(ValueError, match="images is empty"):
+        extract_features(model, pictures()[:0])
+    with pytest.raises(ValueError, match="float images are passed as they are"):
+        extract_features(model, HALF(pictures()), transform=HALF)
+    model.transform = None
+    with pytest.raises(ValueError, match="uint8 images need a transform"):
+        extract_features(model, pictures())
+    del model.feature_layer
+    with pytest.raises(ValueError, match="layers is needed"):
+        extract_features(model, HALF(pictures()))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_an_error(tmp_path, bad):
+    images = HALF(pictures())
+    images[17, 0, 0, 0] = bad
+    for cache in (None, tmp_path):
+        with pytest.raises(RuntimeError, match=r"layer '1' are not finite in images 14 to 20"):
+            extract_features(network(), images, ["1"], batch_size=7, device="cpu", cache=cache)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
