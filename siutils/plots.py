@@ -1,0 +1,243 @@
+"""Tables in, matplotlib figures out: nothing is computed here and no global style is changed.
+
+Every series has its own color, marker and line style, so that figures stay readable in greyscale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":")
+NAMES = {
+    "si": "SI",
+    "high_order_si": "high-order SI",
+    "soft_order_si": "soft-order SI",
+    "anti_si": "anti SI",
+    "center_si": "center SI",
+}
+
+
+def neighbor_arrows(table: pd.DataFrame) -> Figure:
+    """Points of the plane with an arrow from each sample to its nearest neighbor.
+
+    Args:
+        table: one row per sample: ``x, y, label, neighbor_x, neighbor_y`` and the bool ``same``.
+    """
+    figure, axes = _axes(6.4, 4.6)
+    for i, (label, group) in enumerate(table.groupby("label")):
+        axes.scatter(
+            group["x"], group["y"], s=42, c=COLORS[i], marker=MARKERS[i], label=f"class {label}"
+        )
+    for same, style in ((True, "-"), (False, "--")):
+        rows = table[table["same"] == same]
+        for x, y, nx, ny in rows[["x", "y", "neighbor_x", "neighbor_y"]].itertuples(index=False):
+            axes.annotate(
+                "",
+                (nx, ny),
+                (x, y),
+                arrowprops={
+                    "arrowstyle": "-|>",
+                    "color": "#444444" if same else "#C00000",
+                    "linestyle": style,
+                    "shrinkB": 4,
+                },
+            )
+    axes.plot([], [], "-", color="#444444", label="neighbor of the same class")
+    axes.plot([], [], "--", color="#C00000", label="neighbor of another class")
+    axes.set(xlabel="feature 1", ylabel="feature 2", aspect="equal")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return figure
+
+
+def image_grid(images: np.ndarray, titles: Sequence[str], columns: int = 10) -> Figure:
+    """A grid of images.
+
+    Args:
+        images: uint8 ``(N, 3, H, W)``.
+        titles: N short titles.
+        columns: images per row.
+    """
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(columns * 0.9, rows * 1.15), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, image, title in zip(grid, images, titles, strict=False):
+        axes.imshow(np.moveaxis(np.asarray(image), 0, -1), interpolation="nearest")
+        axes.set_title(title, fontsize=7)
+    return figure
+
+
+def order_curves(table: pd.DataFrame) -> Figure:
+    """High-order, soft-order and anti SI against the order, with their chance levels.
+
+    Args:
+        table: rows of :meth:`siutils.SeparationIndex.report` for orders 1 … K.
+    """
+    figure, axes = _axes(6.4, 3.8)
+    for i, name in enumerate(("high_order_si", "soft_order_si", "anti_si")):
+        rows = table[table["index"] == name]
+        axes.plot(
+            rows["order"], rows["value"], color=COLORS[i], marker=MARKERS[i], label=NAMES[name]
+        )
+        axes.plot(rows["order"], rows["chance"], color=COLORS[i], linestyle=":", linewidth=1)
+    axes.plot([], [], color="#555555", linestyle=":", label="chance")
+    axes.set(xlabel="order r (neighbors looked at)", ylabel="index value", ylim=(0, 1.02))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def class_bars(table: pd.DataFrame, value: str = "si", chance: float | None = None) -> Figure:
+    """One bar per class, in the order of the rows.
+
+    Args:
+        table: columns ``class`` and ``value``.
+        value: the column that holds the bar's length, in 0 … 1.
+        chance: draws a line at the chance level.
+    """
+    count = len(table)
+    figure, axes = _axes(max(6.0, 0.13 * count), 3.6)
+    axes.bar(range(count), table[value], width=0.8, color=COLORS[0])
+    axes.set_xticks(range(count), table["class"], rotation=90, fontsize=9 if count < 40 else 6)
+    axes.set(ylabel=NAMES.get(value, value), xlim=(-0.8, count - 0.2))
+    if chance is not None:
+        axes.axhline(chance, color=COLORS[1], linestyle="--", linewidth=1, label="chance")
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def size_curve(table: pd.DataFrame) -> Figure:
+    """An index against the number of samples, on a logarithmic axis.
+
+    Args:
+        table: columns ``n`` and ``value``.
+    """
+    figure, axes = _axes(5.6, 3.2)
+    axes.plot(table["n"], table["value"], color=COLORS[0], marker=MARKERS[0], clip_on=False)
+    axes.set_xscale("log")
+    axes.set_xticks(table["n"], [f"{n:,}" for n in table["n"]])
+    axes.minorticks_off()
+    axes.set(xlabel="samples N (logarithmic)", ylabel="SI", ylim=(0, None))
+    return figure
+
+
+def training_curves(history: pd.DataFrame) -> Figure:
+    """Loss, accuracy and learning rate against the epoch, training dashed, validation solid.
+
+    Args:
+        history: rows of :func:`siutils.training.fit` with the column ``run`` before them.
+    """
+    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+    loss, accuracy, rate = figure.subplots(1, 3)
+    for i, (run, rows) in enumerate(history.groupby("run", sort=False)):
+        style: dict[str, Any] = {"color": COLORS[i % 7], "marker": MARKERS[i % 7], "markersize": 4}
+        for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
+            axes.plot(rows["epoch"], rows[f"train_{name}"], linestyle="--", alpha=0.7, **style)
+            axes.plot(rows["epoch"], rows[f"val_{name}"], label=run, **style)
+        rate.plot(rows["epoch"], rows["lr"], **style)
+    loss.set(ylabel="cross-entropy (nats)")
+    accuracy.set(ylabel="accuracy", ylim=(0, 1.02))
+    rate.set(ylabel="learning rate at the epoch's end")
+    for axes in (loss, accuracy, rate):
+        _tidy(axes)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(
+        *accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
+    )
+    return figure
+
+
+def network_dots(table: pd.DataFrame) -> Figure:
+    """One panel per index: networks down the side, one marker per arm.
+
+    Args:
+        table: columns ``network, arm, index, value``; one split, one order.
+    """
+    names = [n for n in NAMES if n in set(table["index"])]
+    networks = list(dict.fromkeys(table["network"]))
+    figure = Figure(
+        figsize=(2.1 * len(names) + 1.2, 0.45 * len(networks) + 1.6), layout="constrained"
+    )
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        _tidy(axes)
+        for i, (arm, rows) in enumerate(table[table["index"] == name].groupby("arm", sort=False)):
+            y = [networks.index(n) for n in rows["network"]]
+            axes.scatter(rows["value"], y, s=46, c=COLORS[i], marker=MARKERS[i], label=arm)
+        axes.set(title=NAMES[name], xlim=(-0.03, 1.03))
+        axes.title.set_fontsize(10)
+    panels[0].set_yticks(range(len(networks)), networks)
+    panels[0].invert_yaxis()
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9
+    )
+    return figure
+
+
+def score_scatter(table: pd.DataFrame, score: str, accuracy: str = "test_accuracy") -> Figure:
+    """A score against the accuracy that it should predict, one labeled point per network.
+
+    Args:
+        table: columns ``network``, ``score`` and ``accuracy``.
+        score: the column on the horizontal axis.
+        accuracy: the column on the vertical axis.
+    """
+    figure, axes = _axes(4.8, 3.6)
+    for i, row in enumerate(table.to_dict("records")):
+        axes.scatter(
+            row[score], row[accuracy], s=55, c=COLORS[i], marker=MARKERS[i], label=row["network"]
+        )
+    axes.set(xlabel=score, ylabel=accuracy.replace("_", " "))
+    axes.margins(0.15)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def layer_lines(table: pd.DataFrame, series: str = "series") -> Figure:
+    """SI against the layers of a network, one line per series.
+
+    Args:
+        table: columns ``depth, layer, value`` and ``series``.
+        series: the column that tells the lines apart.
+    """
+    figure, axes = _axes(7.6, 4.0)
+    for i, (name, rows) in enumerate(table.groupby(series, sort=False)):
+        axes.plot(
+            rows["depth"],
+            rows["value"],
+            color=COLORS[i % 7],
+            marker=MARKERS[i % 7],
+            linestyle=LINES[i % 4],
+            label=name,
+        )
+    layers = table.drop_duplicates("depth").sort_values("depth")
+    axes.set_xticks(
+        layers["depth"], layers["layer"], rotation=30 if len(layers) > 6 else 0, ha="right"
+    )
+    axes.set(xlabel="layer, from input to output", ylabel="SI", ylim=(0, 1.02))
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    _tidy(axes)
+    return figure, axes
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)

@@ -1,0 +1,72 @@
+"""Figures show what their tables hold, and no global style changes."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from siutils import SeparationIndex, plots
+
+X = np.random.default_rng(0).normal(size=(60, 3))
+Y = np.arange(60) % 3
+
+
+def history():
+    rows = {"epoch": [1, 2], "lr": [0.1, 0.0], "seconds": [1.0, 1.0]}
+    for split in ("train", "val"):
+        rows |= {f"{split}_loss": [2.0, 1.0], f"{split}_accuracy": [0.3, 0.7]}
+    return pd.concat([pd.DataFrame(rows).assign(run=run) for run in ("a", "b")])
+
+
+def dots():
+    keys = [(n, a, i) for n in ("vgg", "res") for a in ("cold", "warm") for i in ("si", "anti_si")]
+    table = pd.DataFrame(keys, columns=["network", "arm", "index"])
+    return table.assign(value=np.linspace(0.1, 0.9, len(table)))
+
+
+FIGURES = {
+    "neighbor_arrows": lambda: plots.neighbor_arrows(
+        pd.DataFrame({"x": [0, 1], "y": [0, 1], "label": [0, 1], "same": [True, False]}).assign(
+            neighbor_x=[1, 0], neighbor_y=[1, 0]
+        )
+    ),
+    "image_grid": lambda: plots.image_grid(np.zeros((3, 3, 4, 4), np.uint8), list("abc"), 2),
+    "order_curves": lambda: plots.order_curves(SeparationIndex(X, Y).report(4)),
+    "class_bars": lambda: plots.class_bars(
+        pd.DataFrame({"class": ["a", "b"], "si": [0.2, 0.8]}), chance=0.5
+    ),
+    "size_curve": lambda: plots.size_curve(pd.DataFrame({"n": [10, 100], "value": [0.2, 0.4]})),
+    "training_curves": lambda: plots.training_curves(history()),
+    "network_dots": lambda: plots.network_dots(dots()),
+    "score_scatter": lambda: plots.score_scatter(
+        pd.DataFrame({"network": ["a", "b"], "si": [0.1, 0.2], "test_accuracy": [0.5, 0.6]}), "si"
+    ),
+    "layer_lines": lambda: plots.layer_lines(
+        pd.DataFrame({"depth": [0, 1], "layer": ["f.0", "f.1"], "value": [0.1, 0.9]}).assign(
+            series="trained"
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_render_without_touching_the_global_style(name, tmp_path):
+    before = dict(matplotlib.rcParams)
+    FIGURES[name]().savefig(tmp_path / "figure.svg")
+    assert (tmp_path / "figure.svg").stat().st_size > 1000
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_order_curves_draw_the_values_of_the_table():
+    table = SeparationIndex(X, Y).report(4)
+    lines = {line.get_label(): line for line in plots.order_curves(table).axes[0].lines}
+    expected = table[table["index"] == "soft_order_si"]["value"]
+    np.testing.assert_array_equal(lines["soft-order SI"].get_ydata(), expected)
+
+
+def test_series_differ_in_more_than_color():
+    table = pd.concat(
+        pd.DataFrame({"depth": [0], "layer": ["f"], "value": [0.5], "series": [s]}) for s in "abcd"
+    )
+    lines = plots.layer_lines(table).axes[0].lines
+    assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 4
