@@ -1,0 +1,291 @@
+"""Executed notebooks as offline HTML pages, and the index page of a report.
+
+A page holds everything it shows: formulas become MathML, images are data URIs, and a content
+security policy forbids every request. What would still need another file or host is an error.
+"""
+
+from __future__ import annotations
+
+import copy
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import latex2mathml.converter
+import nbconvert
+from markupsafe import Markup
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
+
+TEMPLATES = Path(__file__).parent / "templates"
+# LaTeX that latex2mathml gets wrong, and what it gets right.
+_REWRITTEN = {
+    r"\operatorname*": r"\operatorname",
+    r"\mathbb{1}": "\N{MATHEMATICAL DOUBLE-STRUCK DIGIT ONE}",
+    r"\arg": r"\operatorname{arg}",
+}
+# nbconvert writes this text where a notebook gives none.
+_NO_ALT = "No description has been provided for this image"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One notebook of a report: what navigation and index page say of it.
+
+    Attributes:
+        name: File name without suffix.
+        title: Title of the page.
+        question: The question that the notebook answers.
+        dataset: Data set, empty if it has none.
+        figure: Main figure as HTML.
+        table: Main table as HTML.
+        files: Table files, relative to the index page.
+        seconds: Duration in words.
+    """
+
+    name: str
+    title: str
+    question: str = ""
+    dataset: str = ""
+    figure: str = ""
+    table: str = ""
+    files: Sequence[str] = ()
+    seconds: str = ""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the header and the footer of each page of a report say."""
+
+    profile: str
+    version: str
+    commit: str
+    date: str
+    pages: Sequence[Entry]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A line of the table of contents; ``text`` is HTML."""
+
+    level: int
+    text: str
+    anchor: str
+
+
+class _Renderer(IPythonRenderer):
+    """Markdown to HTML with MathML and headings that the table of contents can link."""
+
+    def __init__(self) -> None:
+        super().__init__(escape=False)
+        self.headings: list[Heading] = []
+
+    def heading(self, text: str, level: int, **attrs: Any) -> str:
+        words = re.sub(r"<annotation.*?</annotation>|<[^>]*>", "", text)
+        anchor = base = re.sub(r"[^\w]+", "-", html.unescape(words).lower()).strip("-") or "section"
+        taken = {heading.anchor for heading in self.headings}
+        number = 2
+        while anchor in taken:
+            anchor, number = f"{base}-{number}", number + 1
+        self.headings.append(Heading(level, re.sub(r"</?a\b[^>]*>", "", text), anchor))
+        link = f'<a class="anchor" href="#{anchor}" aria-label="Link to this section">#</a>'
+        return f'<h{level} id="{anchor}">{text}{link if level > 1 else ""}</h{level}>\n'
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body)
+
+    def block_math(self, body: str) -> str:
+        return mathml(body, display="block")
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", display="block")
+
+
+def mathml(formula: str, display: str = "inline") -> str:
+    r"""A LaTeX formula as MathML, which browsers show without a script.
+
+    Raises:
+        ValueError: If the formula cannot be converted.
+
+    >>> mathml("x^2").count("<msup>")
+    1
+    """
+    rewritten = formula.strip()
+    for wrong, right in _REWRITTEN.items():
+        rewritten = rewritten.replace(wrong, right)
+    try:
+        converted: str = latex2mathml.converter.convert(rewritten, display=display)
+    except Exception as error:  # the converter raises many kinds, all about the formula
+        raise ValueError(f"formula ${formula.strip()}$: {type(error).__name__} {error}") from None
+    unknown = re.search(r"\\[A-Za-z]+", re.sub(r"<[^>]*>", " ", converted))
+    if unknown:
+        raise ValueError(f"formula ${formula.strip()}$: {unknown[0]} has no MathML")
+    alternative = html.escape(" ".join(formula.split()))
+    return converted.replace("<math ", f'<math alttext="{alternative}" ', 1)
+
+
+def notebook_page(
+    notebook: NotebookNode,
+    entry: Entry,
+    frame: Frame,
+    parameters: Sequence[tuple[str, str, str]] = (),
+) -> str:
+    """An executed notebook as a page; code is hidden behind a switch.
+
+    Args:
+        notebook: The notebook; it is not changed.
+        entry: What the page's header says.
+        frame: What all pages of the report share.
+        parameters: (name, value, help) per parameter, shown in place of the parameters cell.
+
+    Raises:
+        ValueError: If a formula cannot be converted, an image has no alt text, or the page would
+            load a file.
+    """
+    renderer = _Renderer()
+    exporter = nbconvert.HTMLExporter(
+        template_name="siutils",
+        extra_template_basedirs=[str(TEMPLATES)],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        filters={"markdown2html": MarkdownWithMath(renderer=renderer).render},
+    )
+    body, _ = exporter.from_notebook_node(_with_parameters(notebook, parameters))
+    title_in_body = any(heading.level == 1 for heading in renderer.headings)
+    page = _page(
+        "page.html.j2",
+        frame,
+        name=entry.name,
+        title=entry.title,
+        dataset=entry.dataset,
+        heading="" if title_in_body else entry.title,
+        contents=[h for h in renderer.headings if h.level in (2, 3)],
+        body=body,
+    )
+    check_page(page, f"{entry.name}.html")
+    return page
+
+
+def index_page(frame: Frame, facts: Sequence[tuple[str, str]], title: str, lead: str) -> str:
+    """The page that sums a report up: facts of the run, then each notebook with its main results.
+
+    Raises:
+        ValueError: If a figure has no alt text or the page would load a file.
+    """
+    page = _page(
+        "index.html.j2",
+        frame,
+        title=title,
+        heading=title,
+        lead=lead,
+        facts=facts,
+        entries=frame.pages,
+        index=True,
+    )
+    check_page(page, "index.html")
+    return page
+
+
+def check_page(page: str, name: str) -> None:
+    """Refuse a page that would load anything it does not hold, or that has an image without alt.
+
+    Raises:
+        ValueError: Naming the page and the first offender.
+
+    >>> check_page('<img src="data:," alt="a dot">', "a.html")
+    >>> check_page('<script src="https://example.org/x.js"></script>', "a.html")
+    Traceback (most recent call last):
+        ...
+    ValueError: a.html: <script> would load https://example.org/x.js; a page must hold all it shows
+    """
+    scan = _Scan()
+    scan.feed(page)
+    for tag, address in scan.loads:
+        raise ValueError(f"{name}: <{tag}> would load {address}; a page must hold all it shows")
+    if scan.without_alt:
+        raise ValueError(
+            f"{name}: image {scan.without_alt[0]} has no alt text; show it with Results.figure"
+        )
+
+
+class _Scan(HTMLParser):
+    """Collects what a browser would fetch on opening the page, and images without alt text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[tuple[str, str]] = []
+        self.without_alt: list[str] = []
+        self._in_style = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in_style = tag == "style"
+        values = {name: value or "" for name, value in attrs}
+        for name, value in values.items():
+            loading = name in {"src", "srcset", "poster", "data", "background", "xlink:href"}
+            if loading or (name == "href" and tag not in {"a", "area"}):
+                if not value.strip().startswith(("data:", "#")):
+                    self.loads.append((tag, value[:80]))
+            elif name == "style":
+                self._css(value, tag)
+        if tag == "img" and values.get("alt", "").strip() in {"", _NO_ALT}:
+            self.without_alt.append(values.get("src", "")[:40])
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_style = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_style:
+            self._css(data, "style")
+
+    def _css(self, text: str, tag: str) -> None:
+        found = re.findall(r"url\(\s*['\"]?([^'\")]*)|@import\s+['\"]([^'\"]*)", text)
+        addresses = [first or second for first, second in found]
+        self.loads += [(tag, a[:80]) for a in addresses if not a.startswith(("data:", "#"))]
+
+
+def _with_parameters(
+    notebook: NotebookNode, parameters: Sequence[tuple[str, str, str]]
+) -> NotebookNode:
+    """A copy with a table in place of the parameters cell and without the injected one."""
+    notebook = copy.deepcopy(notebook)
+    notebook.cells = [c for c in notebook.cells if "injected-parameters" not in _tags(c)]
+    for cell in notebook.cells:
+        if "parameters" in _tags(cell) and parameters:
+            cell.metadata["siutils_html"] = _parameter_table(parameters)
+    return notebook
+
+
+def _tags(cell: NotebookNode) -> list[str]:
+    return list(cell.metadata.get("tags", []))
+
+
+def _parameter_table(parameters: Sequence[tuple[str, str, str]]) -> str:
+    rows = "".join(
+        f"<tr><td><code>{html.escape(name)}</code></td><td>{html.escape(value)}</td>"
+        f"<td>{html.escape(text)}</td></tr>"
+        for name, value, text in parameters
+    )
+    return (
+        '<details class="parameters" open><summary>Parameters of this run</summary>'
+        '<div style="overflow-x:auto"><table><thead><tr><th>parameter</th><th>value</th>'
+        f"<th>meaning</th></tr></thead><tbody>{rows}</tbody></table></div></details>"
+    )
+
+
+def _page(template: str, frame: Frame, **values: Any) -> str:
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    environment = jinja2.Environment(loader=loader, autoescape=True)
+    return environment.get_template(template).render(frame=frame, code_css=_code_css(), **values)
+
+
+def _code_css() -> Markup:
+    """Colors of highlighted code, for light and dark screens."""
+    light = HtmlFormatter(style="default", nobackground=True).get_style_defs(".highlight")
+    dark = HtmlFormatter(style="github-dark", nobackground=True).get_style_defs(".highlight")
+    return Markup(f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}")
