@@ -112,6 +112,7 @@ def test_every_layer_equals_a_forward_pass_with_hooks():
     model = network()
     features = extract_features(model, pictures(), LAYERS, batch_size=7, device="cpu")
     assert close(features, by_hooks(model, HALF(pictures()), LAYERS))
+    assert list(features) == LAYERS
     assert (features["1"] < 0).any()  # not overwritten by the in-place activation behind it
     assert features["3"].shape == (23, 4 * 6 * 5)
     for value in features.values():
