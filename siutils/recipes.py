@@ -85,7 +85,7 @@ _SHORT = Recipe(
     nesterov=True,
     schedule="one_cycle",
     warmup_epochs=5.0,
-    bn_images=512,
+    bn_images=128,
 )
 RECIPES: dict[str, Recipe] = {
     "study": _STUDY,
@@ -94,7 +94,12 @@ RECIPES: dict[str, Recipe] = {
     ),
     "one_cycle": _SHORT,
     "one_cycle_adamw": dataclasses.replace(
-        _SHORT, name="one_cycle_adamw", optimizer="adamw", lr=0.002, weight_decay=0.01
+        _SHORT,
+        name="one_cycle_adamw",
+        batch_size=32,
+        optimizer="adamw",
+        lr=0.003,
+        weight_decay=0.01,
     ),
 }
 

@@ -246,13 +246,15 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     decay = recipe.weight_decay
     if recipe.optimizer == "adamw":
         betas = (recipe.momentum, 0.999)
-        return torch.optim.AdamW(model.parameters(), recipe.lr, betas, weight_decay=decay)
+        parameters = model.parameters()
+        return torch.optim.AdamW(parameters, recipe.lr, betas, weight_decay=decay, fused=True)
     return torch.optim.SGD(
         model.parameters(),
         recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=decay,
+        fused=True,
     )
 
 
