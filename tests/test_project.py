@@ -6,11 +6,13 @@ import re
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
 import siutils
+from siutils.plots import NAMES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -18,7 +20,8 @@ LOCK = (ROOT / "requirements.lock").read_text()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # A module imports only modules above it.
 LAYERS = (
-    ("_sketch", "paths"),
+    ("_pairs", "_sketch", "paths"),
+    ("_screen",),
     ("neighbors", "indices", "sampling", "plots", "ranking", "results", "devices"),
     ("data",),
     ("models", "recipes", "checkpoints"),
@@ -113,3 +116,19 @@ def test_quick_profile_is_what_the_notebooks_have_as_defaults():
         defaults: dict[str, object] = {}
         exec("".join(tagged["source"]), defaults)
         assert {name: defaults[name] for name in quick} == quick
+
+
+def test_readme_table_is_that_of_the_reference_run():
+    folder = ROOT / "figures" / "cifar100-cpu"
+    table = pd.read_csv(folder / "tables" / "table1.csv")
+    expected = [
+        f"| {NAMES[row.index_]} | {row.value:.5f} | {row.study:g} | "
+        + ("–" if pd.isna(row.chance) else f"{row.chance:.5f}")
+        + " |"
+        for row in table.rename(columns={"index": "index_"}).itertuples(index=False)
+    ]
+    text = (ROOT / "README.md").read_text()
+    shown = text.split("<!-- table1 -->")[1].split("<!-- /table1 -->")[0].strip().splitlines()[2:]
+    assert shown == expected
+    run = json.loads((folder / "run.json").read_text())
+    assert not run["git"]["dirty"]

@@ -213,6 +213,24 @@ def test_fit_learns_and_ends_with_the_best_weights_in_eval_mode():
     assert scores["loss"] == last_best.val_loss
 
 
+def test_each_epoch_has_the_learning_rates_of_its_own_steps():
+    _, history = fitted(dataclasses.replace(QUICK, schedule="one_cycle"))
+    recipe = dataclasses.replace(QUICK, schedule="one_cycle")
+    rates = torch.tensor([learning_rate(recipe, step, 3, 4) for step in range(12)])
+    assert history["lr"].tolist() == pytest.approx(rates.reshape(4, 3).mean(1).tolist())
+
+
+def test_each_epoch_has_its_own_order_of_images():
+    seen, model, still = [], small_net(), dataclasses.replace(QUICK, crop_padding=0, rotation=0)
+    model.register_forward_pre_hook(lambda m, x: seen.append(x[0].clone()) if m.training else None)
+    recipe = dataclasses.replace(still, batch_size=48, epochs=2, flip=False, bn_images=0)
+    fit(model, stripes(48), stripes(9), recipe, transform=HALF, device="cpu")
+    first, second = seen
+    assert not torch.equal(first, second)
+    in_order = [batch.sum((1, 2, 3)).sort().values for batch in seen]
+    assert torch.allclose(*in_order)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_labels_decide_what_is_learned(optimizer):
     recipe = dataclasses.replace(
