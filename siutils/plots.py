@@ -167,7 +167,7 @@ def network_dots(table: pd.DataFrame) -> Figure:
     names = [n for n in NAMES if n in set(table["index"])]
     networks = list(dict.fromkeys(table["network"]))
     figure = Figure(
-        figsize=(2.1 * len(names) + 1.2, 0.45 * len(networks) + 1.6), layout="constrained"
+        figsize=(1.55 * len(names) + 1.2, 0.45 * len(networks) + 1.6), layout="constrained"
     )
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):

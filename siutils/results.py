@@ -128,7 +128,7 @@ class Results:
             frame: At least one row.
             name: Of the file, without ending.
             caption: Shown above the table.
-            show: The columns to show; default all.
+            show: The columns to show; default all, none for a table that is only stored.
 
         Raises:
             TypeError: If ``frame`` is no DataFrame.
@@ -143,10 +143,13 @@ class Results:
             frame = frame.reset_index()
         write_file(self.folder / "tables" / f"{name}.csv", frame.to_csv(index=False))
         shown = frame if show is None else frame[list(show)]
-        about = {"caption": caption} if show is None else {"caption": caption, "show": list(show)}
+        about = {"caption": caption} | ({"show": list(show)} if show else {})
         self._record["tables"][f"{name}.csv"] = about
         self._save()
-        _show("text/html", table_html(shown, caption), shown.to_string(index=False))
+        if len(shown.columns):
+            _show("text/html", table_html(shown, caption), shown.to_string(index=False))
+        else:
+            self.text(f"{caption} Stored as `tables/{name}.csv`.")
 
     def text(self, markdown: str) -> None:
         """Show Markdown computed from the results; ``$…$`` is a formula."""

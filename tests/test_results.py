@@ -75,6 +75,9 @@ def test_table_is_stored_in_full_precision_with_its_index(out):
     out.table(frame.reset_index(), "t", show=["si"])
     assert record(out)["tables"]["t.csv"] == {"caption": "", "show": ["si"]}
     assert (out.folder / "tables" / "t.csv").read_text().startswith("model,si\n")
+    out.table(frame.reset_index(), "silent", caption="All.", show=[])
+    assert record(out)["tables"]["silent.csv"] == {"caption": "All."}
+    assert (out.folder / "tables" / "silent.csv").read_text().startswith("model,si\n")
     out.table(frame.reset_index(drop=True)[1:], "rest")
     assert (out.folder / "tables" / "rest.csv").read_text() == "si\n0.5\n"
     out.table(pd.DataFrame({"si": [0.5]}), "plain")
