@@ -150,7 +150,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
     rate.set(ylabel="learning rate at the epoch's end")
     for axes in (loss, accuracy, rate):
         _tidy(axes)
-        axes.set_xlabel("epoch")
+        axes.set(xlabel="epoch", xlim=(0.5, history["epoch"].max() + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(
         *accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
