@@ -96,8 +96,10 @@ def kneighbors(
         raise ValueError(f"device={str(device)!r} was asked for, but CUDA is not available here")
     x = x.to(target)
     q = x if queries is None else q.to(target)
-    job = _prepare(x, q, k, queries is None, chunk_size)
-    found = _exhaust(job) if method == "exact" else _search(job, method)
+    # the caller's autocast would turn the products to half precision, outside their bound
+    with torch.autocast(target.type, enabled=False):
+        job = _prepare(x, q, k, queries is None, chunk_size)
+        found = _exhaust(job) if method == "exact" else _search(job, method)
     return Neighbors((_sqrt(found.distances) / job.unit).to(home), found.indices.to(home))
 
 

@@ -85,6 +85,16 @@ def test_larger_sets_for_every_chunk_and_thread_count(method, threads):
         assert own == expected
 
 
+def test_autocast_of_the_caller_changes_nothing_and_neither_does_the_input_change():
+    x = torch.randn(4200, 64, generator=torch.Generator().manual_seed(2))
+    before, expected = x.clone(), kneighbors(x, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = kneighbors(x, 2)
+    assert torch.equal(found.indices, expected.indices)
+    assert torch.equal(found.distances, expected.distances)
+    assert torch.equal(x, before)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     x=arrays(np.float32, st.tuples(st.integers(4, 24), st.integers(1, 5)),
