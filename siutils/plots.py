@@ -147,7 +147,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
         rate.plot(rows["epoch"], rows["lr"], **style)
     loss.set(ylabel="cross-entropy (nats)")
     accuracy.set(ylabel="accuracy", ylim=(0, 1.02))
-    rate.set(ylabel="learning rate at the epoch's end")
+    rate.set(ylabel="learning rate, mean of the epoch")
     for axes in (loss, accuracy, rate):
         _tidy(axes)
         axes.set(xlabel="epoch", xlim=(0.5, history["epoch"].max() + 0.5))
