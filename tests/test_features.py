@@ -16,13 +16,7 @@ from siutils.models import MODELS, create_model
 HALF = Transform((0.5,) * 3, (0.5,) * 3)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small only wait for each other's threads where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Block(nn.Module):
