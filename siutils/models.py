@@ -24,6 +24,8 @@ import torchvision.models as tvm
 from efficientnet_pytorch import EfficientNet
 from efficientnet_pytorch.utils import url_map
 from torch import Tensor, nn
+from torchvision.models.efficientnet import FusedMBConv, MBConv
+from torchvision.models.resnet import BasicBlock
 from torchvision.ops import SqueezeExcitation
 
 from siutils.data import IMAGENET_MEAN, IMAGENET_STD, Transform
@@ -38,6 +40,8 @@ def create_model(
     num_classes: int,
     weights: str | Path | None = None,
     seed: int | None = None,
+    *,
+    zero_init_residual: bool = False,
 ) -> nn.Module:
     """A network of the study with `num_classes` outputs, on the CPU, in training mode.
 
@@ -57,6 +61,9 @@ def create_model(
             download, not of a file that lies there already; `weights_source` states its sha256.
         seed: seed of the initialization, drawn without touching the global generator; None draws
             from the global generator.
+        zero_init_residual: without weights only: let every residual block start as the identity
+            (its last BatchNorm has weight 0; Goyal et al. 2017, arXiv:1706.02677), so that deep
+            networks learn from their first steps on. No effect on VGG16, which has none.
 
     Raises:
         ValueError: unknown name, bad argument, or a file that does not fit or is unsafe.
@@ -75,10 +82,15 @@ def create_model(
         raise ValueError(f"seed must be an integer or None, got {seed!r}")
     if not isinstance(weights, str | os.PathLike | None):
         raise TypeError(f"weights must be None, a path or 'imagenet', got {weights!r}")
+    if zero_init_residual and weights is not None:
+        raise ValueError("zero_init_residual would overwrite loaded weights: leave one of them out")
     with _seeded(seed):
         if weights is None:
             model = _BUILDERS[name](int(num_classes))
             drawn = "seed not given" if seed is None else f"seed {seed}"
+            if zero_init_residual:
+                _start_as_identity(model)
+                drawn += ", residual blocks start as the identity"
             return _described(model, _FEATURES[name], f"random initialization, {drawn}")
         if weights == IMAGENET:
             return _imagenet(name, int(num_classes))
@@ -165,6 +177,14 @@ def _efficientnet_b0(num_classes: int) -> nn.Module:
 
 def _efficientnet_v2_s(num_classes: int) -> nn.Module:
     return tvm.efficientnet_v2_s(num_classes=num_classes, dropout=0.2)
+
+
+def _start_as_identity(model: nn.Module) -> None:
+    for block in model.modules():
+        if isinstance(block, BasicBlock):
+            nn.init.zeros_(block.bn2.weight)
+        elif isinstance(block, MBConv | FusedMBConv) and block.use_res_connect:
+            nn.init.zeros_(block.block[-1][1].weight)
 
 
 _BUILDERS: dict[str, Callable[[int], nn.Module]] = {

@@ -117,6 +117,25 @@ def test_seed_decides_and_the_global_generator_stays():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_residual_blocks_can_start_as_the_identity(name):
+    plain = create_model(name, 10, seed=0)
+    model = create_model(name, 10, seed=0, zero_init_residual=True)
+    changed = {k for k, v in model.state_dict().items() if not v.equal(plain.state_dict()[k])}
+    # shortcuts: 8 blocks of ResNet18; 9 of 16 and 35 of 40 blocks of the EfficientNets
+    shortcuts = {"vgg16": 0, "resnet18": 8, "efficientnet_b0": 9, "efficientnet_v2_s": 35}
+    assert len(changed) == shortcuts[name]
+    assert all(not model.state_dict()[k].any() for k in changed)
+    assert model.weights_source.endswith("residual blocks start as the identity")
+
+
+def test_a_block_that_starts_as_the_identity_returns_its_input():
+    model = create_model("efficientnet_b0", 10, seed=0, zero_init_residual=True).eval()
+    block = model.features[2][1]
+    images = torch.rand(2, 24, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert block(images).equal(images)
+
+
 def test_stage_table_is_that_of_the_paper():
     table = stage_table(create_model("efficientnet_v2_s", 10, seed=0))
     rows = table[["operator", "stride", "channels", "blocks"]].values.tolist()
