@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from siutils.provenance import package_version
 
-_EXIT_CODES = """\
+if TYPE_CHECKING:
+    import pandas as pd
+
+_REPORT_CODES = """\
 exit codes:
   0  the report is complete; the path of index.html is printed
   1  unexpected error
@@ -20,6 +24,20 @@ exit codes:
   7  a cell raised an error
   8  a cell did not run, or a promised file is missing
   9  a notebook cannot be shown as an offline page
+130  interrupted
+"""
+_SCORE_NOTES = """\
+files, by suffix:
+  .npz .pt      arrays named features and labels, or one array, the features
+  .npy          one array, memory-mapped
+  .csv .parquet one row per sample: the column label, every other column a feature
+                (.csv with a header; .parquet needs the package pyarrow)
+Labels are integers or class names. Nothing in a file is ever run.
+
+exit codes:
+  0  the table is printed
+  1  unexpected error
+  2  wrong usage, or a file that does not hold what it should
 130  interrupted
 """
 
@@ -34,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"siutils {package_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_report(commands)
+    _add_score(commands)
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)
@@ -53,7 +72,7 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="run the notebooks and write an HTML report",
         description="Run the notebooks with the parameters of a profile and write an offline HTML "
         "report. Nothing is run before every parameter has been checked.",
-        epilog=_EXIT_CODES,
+        epilog=_REPORT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--profile", default="quick", help="parameter profile (default: quick)")
@@ -99,3 +118,95 @@ def _report(options: argparse.Namespace) -> int:
         return _failed("report", str(error), error.exit_code)
     print(index)
     return 0
+
+
+def _add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "score",
+        help="print the Separation Index family of features in a file",
+        description="Print every index of labeled features, with the number of samples and what "
+        "random labels would give.",
+        epilog=_SCORE_NOTES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("features", metavar="FEATURES", help="file of the features")
+    parser.add_argument(
+        "--labels", metavar="FILE", help="file of the labels (default: those in FEATURES)"
+    )
+    parser.add_argument(
+        "--test", metavar="FILE", help="also score these samples against FEATURES (cross SI)"
+    )
+    parser.add_argument(
+        "--test-labels", metavar="FILE", help="file of their labels (default: those in --test)"
+    )
+    parser.add_argument("--order", type=int, default=2, metavar="K", help="highest (default: 2)")
+    parser.add_argument("--normalize", action="store_true", help="z-score each feature first")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON: a list, one object a row")
+    form.add_argument("--csv", action="store_true", help="print CSV")
+    parser.set_defaults(run=_score)
+
+
+def _score(options: argparse.Namespace) -> int:
+    try:
+        table = _score_table(options)
+    except (ValueError, TypeError) as error:
+        return _failed("score", str(error), 2)
+    except Exception as error:  # one line, and a code that scripts can tell from wrong input
+        return _failed("score", f"unexpected {type(error).__name__}: {error}", 1)
+    if options.json:
+        print(table.to_json(orient="records", indent=2, double_precision=15))
+    elif options.csv:
+        print(table.to_csv(index=False), end="")
+    else:
+        print(_readable(table))
+    return 0
+
+
+def _score_table(options: argparse.Namespace) -> pd.DataFrame:
+    """The report of the features, and a row for cross SI where there are test samples."""
+    import pandas as pd
+
+    from siutils.devices import resolve_device
+    from siutils.loading import label_codes
+    from siutils.separation import SeparationIndex
+
+    try:
+        device = resolve_device(options.device)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    if options.test_labels and not options.test:
+        raise ValueError("--test-labels needs --test")
+    features, labels = _samples(options.features, options.labels, "--labels")
+    if not options.test:
+        (labels,) = label_codes(labels)
+        return SeparationIndex(features, labels, options.normalize, device).report(options.order)
+    test_features, test_labels = _samples(options.test, options.test_labels, "--test-labels")
+    labels, test_labels = label_codes(labels, test_labels)
+    index = SeparationIndex(features, labels, options.normalize, device)
+    cross = float(index.cross_si(test_features, test_labels))
+    table = index.report(options.order)
+    row = table.iloc[[0]].assign(index="cross_si", value=cross, n=len(test_labels))
+    known = ["index", "order", "value", "n", "n_features", "n_classes", "normalize"]
+    return pd.concat([table, row[known]], ignore_index=True)
+
+
+def _samples(file: str, label_file: str | None, option: str) -> tuple[Any, Any]:
+    from siutils.loading import read_features, read_labels
+
+    features, labels = read_features(file)
+    if label_file:
+        labels = read_labels(label_file)
+    if labels is None:
+        raise ValueError(f"{file}: no labels in it; name their file with {option}")
+    return features, labels
+
+
+def _readable(table: pd.DataFrame) -> str:
+    """What all rows share on one line, then a row for each index."""
+    shared = [c for c in table if c != "index" and len(table) > 1 and table[c].nunique() == 1]
+    shared = [c for c in shared if not table[c].isna().any()]
+    line = ", ".join(f"{column} = {table[column].iloc[0]}" for column in shared)
+    rows = table.drop(columns=shared).to_string(index=False, na_rep="–", float_format="%.5f")
+    return f"{line}\n\n{rows}" if line else rows

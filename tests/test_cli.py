@@ -1,7 +1,14 @@
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
 import pytest
 from sample_notebooks import code, write_notebook, write_profile
 
-from siutils import __version__
+from siutils import SeparationIndex, __version__
 from siutils.cli import main
 
 
@@ -66,7 +73,16 @@ def test_an_unwritable_output_has_a_code_of_its_own(notebooks, capsys):
     assert "output: cannot write" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["report", "--timeout", "soon"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["report", "--timeout", "soon"],
+        ["score"],
+        ["score", "x.npy", "--json", "--csv"],
+    ],
+)
 def test_argparse_errors_are_code_2(arguments):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -83,3 +99,97 @@ def test_version_and_help(capsys):
     text = capsys.readouterr().out
     for number in range(10):
         assert f"\n  {number}  " in text
+
+
+@pytest.fixture
+def samples(tmp_path):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 60)
+    x = rng.normal(size=(60, 4)) + y[:, None]
+    np.savez(tmp_path / "train.npz", features=x[:40], labels=y[:40])
+    np.savez(tmp_path / "test.npz", features=x[40:], labels=y[40:])
+    np.save(tmp_path / "x.npy", x[:40])
+    np.save(tmp_path / "y.npy", y[:40])
+    names = pd.DataFrame(x[:40]).assign(label=np.array(["ant", "bee", "cat"])[y[:40]])
+    names.to_csv(tmp_path / "train.csv", index=False)
+    np.save(tmp_path / "short.npy", y[:9])
+    np.save(tmp_path / "nan.npy", np.where(x[:40] > 2, np.nan, x[:40]))
+    return tmp_path
+
+
+def score(samples, *arguments):
+    return main(["score", *(str(samples / a) if "." in a else a for a in arguments)])
+
+
+def test_score_prints_the_report_of_the_class(samples, capsys):
+    with np.load(samples / "train.npz") as data:
+        index = SeparationIndex(data["features"], data["labels"], normalize=True)
+    expected = index.report(3)
+    assert score(samples, "train.npz", "--normalize", "--order", "3", "--csv") == 0
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(capsys.readouterr().out)), expected)
+    assert (
+        score(samples, "x.npy", "--labels", "y.npy", "--normalize", "--order", "3", "--json") == 0
+    )
+    rows = json.loads(capsys.readouterr().out)
+    pd.testing.assert_frame_equal(pd.DataFrame(rows).astype(expected.dtypes), expected)
+    assert score(samples, "train.csv", "--normalize", "--order", "3") == 0
+    head, blank, columns, *lines = capsys.readouterr().out.splitlines()
+    assert head == "n = 40, n_features = 4, n_classes = 3, normalize = True"
+    assert (blank, columns.split()[:3]) == ("", ["index", "order", "value"])
+    assert [line.split()[:3] for line in lines] == [
+        [row.name, str(row.order), f"{row.value:.5f}"]
+        for row in expected.rename(columns={"index": "name"}).itertuples()
+    ]
+
+
+def test_score_of_test_samples_is_cross_si(samples, capsys):
+    with np.load(samples / "train.npz") as a, np.load(samples / "test.npz") as b:
+        index = SeparationIndex(a["features"], a["labels"])
+        expected = index.cross_si(b["features"], b["labels"])
+    assert score(samples, "train.npz", "--test", "test.npz", "--json") == 0
+    (row,) = (r for r in json.loads(capsys.readouterr().out) if r["index"] == "cross_si")
+    assert (row["value"], row["n"]) == (expected, 20)
+    assert score(samples, "train.npz", "--test", "x.npy", "--test-labels", "y.npy", "--csv") == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert table["value"].iloc[-1] == 1.0  # each test sample is a training sample
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone.npz"], "gone.npz: no such file"),
+        (["x.npy"], "x.npy: no labels in it; name their file with --labels"),
+        (["train.npz", "--test", "x.npy"], "x.npy: no labels in it; name their file with --test-l"),
+        (["train.npz", "--test-labels", "y.npy"], "--test-labels needs --test"),
+        (["x.npy", "--labels", "short.npy"], "features and labels must have the same length"),
+        (["nan.npy", "--labels", "y.npy"], "features must be finite"),
+        (["train.npz", "--order", "40"], "order must lie in 1 … 39"),
+        (["train.npz", "--order", "0"], "order must lie in 1 … 39"),
+        (["train.npz", "--device", "abacus"], "device must be 'auto', 'cpu', 'cuda'"),
+        (["train.csv", "--test", "test.npz"], "labels must be"),
+    ],
+)
+def test_wrong_input_of_score_is_one_line_and_code_2(samples, capsys, arguments, message):
+    assert score(samples, *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("siutils score: error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_an_unexpected_error_of_score_is_one_line_and_code_1(samples, capsys, monkeypatch):
+    def broken(self, max_order):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(SeparationIndex, "report", broken)
+    assert score(samples, "train.npz") == 1
+    assert capsys.readouterr().err == "siutils score: error: unexpected MemoryError: no room\n"
+
+
+def test_help_imports_nothing_slow():
+    code = "import sys; from siutils.cli import main\ntry: main(['score', '--help'])\nexcept "
+    code += "SystemExit: print(sorted({'torch', 'numpy', 'pandas'} & sys.modules.keys()))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]"
+    assert "\n  2  wrong usage" in ran.stdout
