@@ -23,7 +23,7 @@ LAYERS = (
     ("_pairs", "_sketch", "paths"),
     ("_screen",),
     ("neighbors", "indices", "sampling", "plots", "ranking", "results", "devices"),
-    ("selection", "triplets"),
+    ("samples", "selection", "triplets"),
     ("data",),
     ("models", "recipes", "checkpoints"),
     ("training",),

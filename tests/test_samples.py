@@ -1,0 +1,149 @@
+"""Confusion, hardest samples and suspected errors against loops written from their definitions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from reference import brute_neighbors
+from sklearn.datasets import load_digits
+from test_separation import DATA
+
+import siutils.samples as samples
+from siutils import Neighbors, SeparationIndex, kneighbors
+from siutils.samples import hardest_samples, label_errors, neighbor_confusion
+
+RNG = np.random.default_rng
+K = 12
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_confusion_counts_pairs_and_its_trace_is_si(name):
+    x, y = DATA[name]
+    near = kneighbors(x, 3).indices.numpy()
+    table = neighbor_confusion(y, y[near][:, :1])
+    assert np.trace(table) / len(y) == pytest.approx(SeparationIndex(x, y).si(), abs=1e-12)
+    table = neighbor_confusion(torch.from_numpy(y), torch.from_numpy(y[near]))
+    expected = {(a, b): 0 for a in np.unique(y) for b in np.unique(y)}
+    for i, row in enumerate(near):
+        for j in row:
+            expected[y[i], y[j]] += 1
+    assert {(a, b): table.loc[a, b] for a in table.index for b in table.columns} == expected
+
+
+def test_confusion_across_sets_shows_classes_that_either_lacks():
+    table = neighbor_confusion([3, 1], [[-2], [1]])
+    assert table.index.tolist() == table.columns.tolist() == [-2, 1, 3]
+    assert table.to_numpy().tolist() == [[0, 0, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def first_distance(distances, hits, wanted):
+    return next((d for d, h in zip(distances, hits, strict=True) if h == wanted), distances[-1])
+
+
+def ratio_of(distances, hits):
+    same, other = (first_distance(distances, hits, wanted) for wanted in (True, False))
+    if same == other:
+        return 1.0
+    return 10.0 if other == 0 else min(max(same / other, 0.1), 10.0)
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_hardest_samples_equal_the_oracle(name):
+    x, y = DATA[name]
+    distances, indices = brute_neighbors(x, K)
+    keys = []
+    for i in range(len(y)):
+        hits = list(y[indices[i]] == y[i])
+        run = hits.index(True) if True in hits else K
+        keys.append((-run, -ratio_of(distances[i], hits), i))
+    table = hardest_samples(y, kneighbors(x, K), n=15)
+    assert len(table) == 15 * K
+    for place, (run, _, i) in enumerate(sorted(keys)[:15]):
+        rows = table[table["place"] == place + 1]
+        assert (rows["sample"] == i).all()
+        assert (rows["label"] == y[i]).all()
+        assert (rows["run"] == -run).all()
+        assert rows["rank"].tolist() == list(range(1, K + 1))
+        assert rows["neighbor"].tolist() == indices[i].tolist()
+        assert rows["neighbor_label"].tolist() == y[indices[i]].tolist()
+        assert rows["distance"].tolist() == distances[i].tolist()
+
+
+def error_oracle(x, y, k):
+    """(suspicion, suggested label, own vote, other vote) of each sample, from the definition."""
+    distances, indices = brute_neighbors(x, k)
+    result = []
+    for i, label in enumerate(y):
+        votes = {}
+        for c in np.unique(y):
+            members = (y == c).sum() - (c == label)
+            most = sum(1 / r for r in range(1, min(members, k) + 1))
+            cast = sum(1 / (r + 1) for r, j in enumerate(indices[i]) if y[j] == c)
+            votes[c] = cast / most if most else math.nan
+        own = votes.pop(label)
+        suggested = max(sorted(votes), key=lambda c, votes=votes: votes[c])
+        other = votes[suggested]
+        ratio = ratio_of(distances[i], list(y[indices[i]] == label))
+        suspicion = math.log(other + 1 / k) - math.log(own + 1 / k) + math.log(ratio) / 2
+        result.append((suspicion, suggested, own, other))
+    return result
+
+
+@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("k", [1, K, 60])
+def test_label_errors_equal_the_oracle(monkeypatch, name, k):
+    monkeypatch.setattr(samples, "_ROWS", 50)  # more than one part
+    x, y = DATA[name]
+    table = label_errors(y, kneighbors(x, k)).set_index("sample")
+    assert sorted(table.index) == list(range(len(y)))
+    for i, (suspicion, suggested, own, other) in enumerate(error_oracle(x, y, k)):
+        row = table.loc[i]
+        assert row["label"] == y[i]
+        assert row["suspicion"] == pytest.approx(suspicion, abs=1e-12, nan_ok=True)
+        if not math.isnan(suspicion):
+            assert (row["vote"], row["suggested_vote"]) == pytest.approx((own, other), abs=1e-12)
+            assert row["suggested"] == suggested
+    values = table["suspicion"].dropna().to_numpy()
+    assert (np.diff(values) <= 0).all()
+
+
+def test_a_sample_alone_in_its_class_comes_last_with_nan():
+    x, y = DATA["single_sample_class"]
+    table = label_errors(y, kneighbors(x, K))
+    assert table["suspicion"].isna().sum() == 1
+    assert table.iloc[-1]["label"] == 99
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_flipped_labels_of_digits_are_found(seed):
+    x, y = load_digits(return_X_y=True)
+    rng = RNG(seed)
+    where = rng.choice(len(y), 36, replace=False)
+    noisy = y.copy()
+    noisy[where] = (y[where] + rng.integers(1, 10, 36)) % 10
+    table = label_errors(noisy, kneighbors(x, 200), n=36)
+    found = table[table["sample"].isin(where)]
+    assert len(found) >= 33
+    assert (found["suggested"] == y[found["sample"]]).mean() >= 0.95
+    assert (hardest_samples(noisy, kneighbors(x, 20), 36)["sample"].isin(where)).mean() > 0.75
+
+
+NEAR = Neighbors(torch.ones(3, 2), torch.tensor([[1, 2], [0, 2], [0, 1]]))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: neighbor_confusion([0, 1], [[0]]), ValueError, "neighbor_labels must be"),
+        (lambda: neighbor_confusion([0], [[0.5]]), TypeError, "neighbor_labels must be integers"),
+        (lambda: hardest_samples([0, 1], NEAR), ValueError, "neighbors must be .* with N = 2"),
+        (lambda: hardest_samples([0, 1, 1], NEAR, 0), ValueError, "n must be an integer ≥ 1"),
+        (lambda: label_errors([0, 1, 1], NEAR, -1), ValueError, "n must be an integer ≥ 1"),
+        (lambda: label_errors([2, 2, 2], NEAR), ValueError, "labels are all 2"),
+        (lambda: label_errors([0.0, 1, 1], NEAR), TypeError, "labels must be integers"),
+    ],
+)
+def test_wrong_input_is_one_clear_error(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
