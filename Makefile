@@ -3,7 +3,7 @@ PROFILE ?= quick
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: report test lint lab figures lock clean
+.PHONY: report test lint lab api figures lock clean
 
 report: .venv/ready
 	$(BIN)/siutils report --profile $(PROFILE)
@@ -18,6 +18,9 @@ lint: .venv/ready
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks
+
+api: .venv/ready
+	$(BIN)/python docs/api.py reports/api
 
 # Keep the results of a run in git: figures, tables and run record, no pages.
 figures: reports/$(PROFILE)/run.json
