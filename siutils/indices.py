@@ -6,6 +6,11 @@ With ``h_r(i) = 1`` where the r-th nearest neighbor of sample i carries i's labe
 * high-order SI of order r: the mean of ``h_1 · … · h_r``
 * soft-order SI of order r: the mean of ``(h_1 + … + h_r) / r``
 * anti SI of order r: the mean of ``(1 − h_1) · … · (1 − h_r)``
+* separation score: the length of the run ``h_1 = h_2 = … = 1``, or minus that of ``h_1 = … = 0``
+
+**Undefined cases, one rule.** A sample with fewer than r others of its label cannot have r
+same-label neighbors. It stays in every mean and counts as what its neighbors are: not separated.
+:func:`undefined` counts such samples, :func:`attainable` is the best value that they leave.
 
 Source: A. Kalhor et al., "Evaluation of Dataflow through Layers of Deep Neural Networks in
 Classification and Regression Problems" (2019), and the class library that goes with it.
@@ -19,7 +24,7 @@ import torch
 from torch import Tensor
 
 INDICES = ("si", "high_order_si", "soft_order_si", "anti_si", "center_si")
-LEVELS = ("dataset", "class", "sample")
+LEVELS = ("dataset", "class", "sample", "macro")
 
 
 def neighbor_hits(labels: Tensor, neighbor_labels: Tensor) -> Tensor:
@@ -121,7 +126,8 @@ def aggregate(values: Tensor, codes: Tensor, n_classes: int, per: str) -> float 
         values: float tensor ``(N,)``.
         codes: int64 tensor ``(N,)``, class numbers 0 … C−1, each present.
         n_classes: C.
-        per: ``"dataset"``, ``"class"`` or ``"sample"``.
+        per: ``"dataset"`` and ``"macro"`` (mean of the class means, each class weighing the same)
+            give a float, ``"class"`` and ``"sample"`` a tensor.
 
     Returns:
         A float, or a float64 CPU tensor ``(C,)`` or ``(N,)``.
@@ -131,29 +137,43 @@ def aggregate(values: Tensor, codes: Tensor, n_classes: int, per: str) -> float 
 
     >>> aggregate(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 1]), 2, "class").tolist()
     [0.5, 1.0]
+    >>> aggregate(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 1]), 2, "macro")
+    0.75
     """
+    check_level(per)
     values, codes = values.double().cpu(), codes.cpu()
     if per == "dataset":
         return float(values.mean())
     if per == "sample":
         return values
-    if per == "class":
-        sums = torch.zeros(n_classes, dtype=torch.float64).index_add_(0, codes, values)
-        return sums / torch.bincount(codes, minlength=n_classes)
-    raise ValueError(f"per must be one of {', '.join(LEVELS)}; got {per!r}")
+    sums = torch.zeros(n_classes, dtype=torch.float64).index_add_(0, codes, values)
+    means = sums / torch.bincount(codes, minlength=n_classes)
+    return float(means.mean()) if per == "macro" else means
 
 
-def chance(index: str, class_counts: list[int], order: int = 1) -> float:
+def check_level(per: str) -> None:
+    """Raise a ValueError unless ``per`` is one of :data:`LEVELS`."""
+    if per not in LEVELS:
+        raise ValueError(f"per must be one of {', '.join(LEVELS)}; got {per!r}")
+
+
+def chance(
+    index: str, class_counts: list[int], order: int = 1, reference_counts: list[int] | None = None
+) -> float:
     """Exact expectation of an index when the labels are permuted at random.
 
-    The r nearest neighbors of a sample are r distinct other samples; under a random permutation of
-    the labels theirs are drawn without replacement from the N−1 that remain. Hence for SI and
+    The r nearest neighbors of a sample are r distinct others; under a random permutation of the
+    labels theirs are drawn without replacement from the N−1 that remain. Hence for SI and
     soft-order SI ``Σ_c n_c (n_c−1) / (N (N−1))``, and falling factorials for high-order and anti.
+    Across two sets, with the labels of the N reference samples permuted and m_c of M test samples
+    in class c, they are drawn from all N: ``Σ_c m_c n_c / (M N)`` for SI.
 
     Args:
         index: a name of :data:`INDICES`; ``"center_si"`` has no closed form.
-        class_counts: samples per class, n_1 … n_C.
-        order: the order of the index, below N.
+        class_counts: scored samples per class.
+        order: the order of the index, at most the number of candidates.
+        reference_counts: across two sets, the reference samples of the same classes, then those
+            of any other class.
 
     Returns:
         The expectation, or ``nan`` for ``"center_si"``: a table shows it as not available.
@@ -165,17 +185,87 @@ def chance(index: str, class_counts: list[int], order: int = 1) -> float:
     0.3333333333333333
     >>> chance("anti_si", [2, 2], order=2)
     0.3333333333333333
+    >>> chance("si", [1, 1], reference_counts=[3, 1])
+    0.5
     """
-    n = sum(class_counts)
-    if index in ("si", "soft_order_si"):
-        return sum(c * (c - 1) for c in class_counts) / (n * (n - 1))
-    if index == "high_order_si":
-        return sum(math.perm(c, order + 1) for c in class_counts) / math.perm(n, order + 1)
-    if index == "anti_si":
-        return sum(c * math.perm(n - c, order) for c in class_counts) / math.perm(n, order + 1)
+    check_index(index)
     if index == "center_si":
         return math.nan
-    raise ValueError(f"index must be one of {', '.join(INDICES)}; got {index!r}")
+    same, candidates = same_label_candidates(class_counts, reference_counts)
+    n = sum(class_counts)
+    if index in ("si", "soft_order_si"):
+        return sum(m * s for m, s in same) / (n * candidates)
+    draws = math.perm(candidates, order)
+    if index == "high_order_si":
+        return sum(m * math.perm(s, order) for m, s in same) / (n * draws)
+    return sum(m * math.perm(candidates - s, order) for m, s in same) / (n * draws)
+
+
+def attainable(
+    index: str, class_counts: list[int], order: int = 1, reference_counts: list[int] | None = None
+) -> float:
+    """The best value that the class sizes allow: the lowest for anti SI, else the highest.
+
+    With s_i samples of sample i's label to be neighbors to it (n_c − 1; across sets, those of the
+    reference): the share with ``s_i ≥ r`` for SI and high-order SI, the mean of ``min(s_i, r)/r``
+    for soft-order SI, the share with ``s_i = 0`` for anti SI, 1 for center SI.
+
+    Arguments and errors as in :func:`chance`.
+
+    >>> attainable("si", [3, 1]), attainable("soft_order_si", [3, 1], 4)
+    (0.75, 0.375)
+    >>> attainable("anti_si", [3, 1])
+    0.25
+    """
+    check_index(index)
+    same, _ = same_label_candidates(class_counts, reference_counts)
+    n = sum(class_counts)
+    if index == "center_si":
+        return 1.0
+    if index == "soft_order_si":
+        return sum(m * min(s, order) for m, s in same) / (n * order)
+    if index == "anti_si":
+        return sum(m for m, s in same if s == 0) / n
+    return sum(m for m, s in same if s >= order) / n
+
+
+def undefined(
+    index: str, class_counts: list[int], order: int = 1, reference_counts: list[int] | None = None
+) -> int:
+    """How many samples have too few others of their label for the index: fewer than ``order``.
+
+    For anti SI: none at all. For center SI: no sample. Arguments and errors as in :func:`chance`.
+
+    >>> undefined("si", [3, 1]), undefined("high_order_si", [3, 1], 3)
+    (1, 4)
+    """
+    check_index(index)
+    if index == "center_si":
+        return 0
+    needed = 1 if index == "anti_si" else order
+    same, _ = same_label_candidates(class_counts, reference_counts)
+    return sum(m for m, s in same if s < needed)
+
+
+def same_label_candidates(
+    class_counts: list[int], reference_counts: list[int] | None = None
+) -> tuple[list[tuple[int, int]], int]:
+    """Who can be a neighbor: per class (samples, candidates of their label), and all candidates.
+
+    Arguments as in :func:`chance`.
+
+    >>> same_label_candidates([3, 1])
+    ([(3, 2), (1, 0)], 3)
+    """
+    if reference_counts is None:
+        return [(c, c - 1) for c in class_counts], sum(class_counts) - 1
+    return list(zip(class_counts, reference_counts, strict=False)), sum(reference_counts)
+
+
+def check_index(index: str) -> None:
+    """Raise a ValueError unless ``index`` is one of :data:`INDICES`."""
+    if index not in INDICES:
+        raise ValueError(f"index must be one of {', '.join(INDICES)}; got {index!r}")
 
 
 def _first(hits: Tensor, order: int) -> Tensor:

@@ -7,24 +7,27 @@ every level (data set, class, sample) is then a cheap function of their labels.
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from siutils import indices
+from siutils.cross import CrossSeparation
 from siutils.devices import resolve_device
+from siutils.family import IndexFamily
 from siutils.neighbors import kneighbors
+from siutils.runs import nearest_others
+from siutils.uncertainty import MAX_SAMPLES, Lists, design_effect, list_depth
 
 ArrayLike = Tensor | np.ndarray
 STD_EPSILON = 1e-10  # of the reference study: keeps constant features finite
 
 
-class SeparationIndex:
+class SeparationIndex(IndexFamily):
     """How well features separate classes, judged by the nearest neighbors of each sample.
 
     Distances are Euclidean; a sample is never its own neighbor; equal distances are ordered by the
-    lower index; the result equals a float64 brute force on every device. A class with a single
-    sample has no same-label neighbor: its sample counts as not separated.
+    lower index; the result equals a float64 brute force on every device. A sample with fewer than
+    r others of its label counts as not separated at order r (see :mod:`siutils.indices`).
 
     Args:
         features: real ``(N, D)``, torch or NumPy, N ≥ 2, finite.
@@ -60,79 +63,36 @@ class SeparationIndex:
         if len(features) < 2:
             raise ValueError("features has 1 sample: a nearest neighbor needs at least 2")
         self.classes, codes = labels.cpu().unique(return_inverse=True)
-        self._codes = codes
+        self._codes, self._labels = codes, labels.cpu()
         features = features.to(self.device)
         self._scale = _moments(features) if normalize else None
         self._features = self._scaled(features)
-        self._neighbor_codes: Tensor | None = None
         self.n, self.n_features = self._features.shape
+        self._candidate_labels, self._candidates = self._labels, self.n - 1
+        self._reference_counts = None
+        self._chosen: dict[int, Lists] = {}  # by seed
         self.n_classes = len(self.classes)
-
-    def si(self, per: str = "dataset") -> float | Tensor:
-        """Separation Index: the fraction of samples whose nearest neighbor shares their label.
-
-        Args:
-            per: ``"dataset"`` for a float; ``"class"`` for a tensor ``(C,)`` of class means in
-                ascending label order; ``"sample"`` for ``(N,)`` of zeros and ones. Float64, CPU.
-
-        >>> SeparationIndex(torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([0, 0, 1])).si()
-        0.6666666666666666
-        """
-        return self.high_order_si(1, per)
-
-    def high_order_si(self, order: int, per: str = "dataset") -> float | Tensor:
-        """The fraction of samples whose ``order`` nearest neighbors all share their label.
-
-        Args:
-            order: neighbors looked at, 1 ≤ order ≤ N − 1.
-            per: as in :meth:`si`.
-
-        Raises:
-            ValueError: if ``order`` is out of range or ``per`` unknown.
-        """
-        return self._value("high_order_si", order, per)
-
-    def soft_order_si(self, order: int, per: str = "dataset") -> float | Tensor:
-        """The mean fraction of same-label samples among the ``order`` nearest neighbors.
-
-        Arguments and errors as in :meth:`high_order_si`.
-        """
-        return self._value("soft_order_si", order, per)
-
-    def anti_si(self, order: int, per: str = "dataset") -> float | Tensor:
-        """The fraction of samples none of whose ``order`` nearest neighbors shares their label.
-
-        Arguments and errors as in :meth:`high_order_si`.
-        """
-        return self._value("anti_si", order, per)
 
     def center_si(self, per: str = "dataset") -> float | Tensor:
         """The fraction of samples that lie nearest to the mean of their own class.
 
         Equal distances go to the lower label. Argument ``per`` as in :meth:`si`.
         """
-        self._check_level(per)
-        means = indices.class_means(self._features, self._codes.to(self.device), self.n_classes)
-        nearest = kneighbors(means, 1, queries=self._features).indices[:, 0].cpu()
-        return indices.aggregate(nearest == self._codes, self._codes, self.n_classes, per)
+        return self._value("center_si", 0, per)
 
-    def cross_si(
-        self, test_features: ArrayLike, test_labels: ArrayLike, per: str = "dataset"
-    ) -> float | Tensor:
-        """The fraction of test samples whose nearest of these samples shares their label.
+    def cross(self, test_features: ArrayLike, test_labels: ArrayLike) -> CrossSeparation:
+        """Score test samples among these samples: every index and order, for one search.
 
-        Test features are scaled with the mean and standard deviation of these features. A test
-        class that is missing here has no hit.
+        Test features are scaled with the mean and standard deviation of these features; labels are
+        compared as they are.
 
         Args:
             test_features: real ``(M, D)``.
             test_labels: integers ``(M,)``, in the same coding as ``labels``.
-            per: as in :meth:`si`; classes are those of ``test_labels``, ascending.
 
         Raises:
             TypeError, ValueError: as the constructor, and if D differs.
         """
-        self._check_level(per)
         features = feature_matrix(test_features, "test_features")
         labels = integer_labels(test_labels, "test_labels").cpu()
         check_same_length(features, labels, "test_features", "test_labels")
@@ -142,59 +102,73 @@ class SeparationIndex:
                 f"got {features.shape[1]}"
             )
         queries = self._scaled(features.to(self.device))
-        nearest = kneighbors(self._features, 1, queries=queries).indices[:, 0].cpu()
-        hits = self.classes[self._codes[nearest]] == labels
-        classes, codes = labels.unique(return_inverse=True)
-        return indices.aggregate(hits, codes, len(classes), per)
+        return CrossSeparation(self._features, self._labels, queries, labels, self.normalize)
 
-    def report(self, max_order: int = 2) -> pd.DataFrame:
-        """All indices as a tidy table, one row per index and order.
+    def cross_si(
+        self, test_features: ArrayLike, test_labels: ArrayLike, per: str = "dataset"
+    ) -> float | Tensor:
+        """The fraction of test samples whose nearest of these samples shares their label.
+
+        Short for ``cross(test_features, test_labels).si(per)``: see :meth:`cross`, which also has
+        the other indices, intervals and a report. A test class that is missing here has no hit.
 
         Args:
-            max_order: highest order of high-order, soft-order and anti SI, from 1.
+            test_features, test_labels: as in :meth:`cross`.
+            per: as in :meth:`si`; classes are those of ``test_labels``, ascending.
 
-        Returns:
-            DataFrame with the columns ``index, order, value, chance, n, n_features, n_classes,
-            normalize``; ``chance`` is the exact expectation under permuted labels (not available
-            for center SI), ``order`` is 1 for SI and 0 for center SI.
+        Raises:
+            TypeError, ValueError: as the constructor, and if D differs.
         """
-        self._hits(max_order)
-        rows = [("si", 1, self.si())]
-        for name in ("high_order_si", "soft_order_si", "anti_si"):
-            rows += [(name, r, self._value(name, r, "dataset")) for r in range(1, max_order + 1)]
-        rows.append(("center_si", 0, self.center_si()))
-        table = pd.DataFrame(rows, columns=["index", "order", "value"])
-        counts = torch.bincount(self._codes).tolist()
-        table["chance"] = [indices.chance(name, counts, r) for name, r, _ in rows]
-        return table.assign(
-            n=self.n, n_features=self.n_features, n_classes=self.n_classes, normalize=self.normalize
-        )
+        indices.check_level(per)
+        return self.cross(test_features, test_labels).si(per)
 
-    def _value(self, name: str, order: int, per: str) -> float | Tensor:
-        self._check_level(per)
-        values = getattr(indices, name)(self._hits(order), order)
-        return indices.aggregate(values, self._codes, self.n_classes, per)
+    def _sample_values(self, name: str, order: int) -> Tensor:
+        if name != "center_si":
+            return super()._sample_values(name, order)
+        means = indices.class_means(self._features, self._codes.to(self.device), self.n_classes)
+        nearest = kneighbors(means, 1, queries=self._features).indices[:, 0].cpu()
+        return (nearest == self._codes).double()
 
-    def _hits(self, order: int) -> Tensor:
-        if isinstance(order, bool) or not isinstance(order, int | np.integer):
-            raise TypeError(f"order must be an integer; got {type(order).__name__}")
-        if not 1 <= order < self.n:
-            raise ValueError(f"order must lie in 1 … {self.n - 1} (the other samples); got {order}")
-        if self._neighbor_codes is None or self._neighbor_codes.shape[1] < order:
-            found = kneighbors(self._features, int(order)).indices.cpu()
-            self._neighbor_codes = self._codes[found]
-        return indices.neighbor_hits(self._codes, self._neighbor_codes)
+    def _prepare(self, max_order: int, interval: bool) -> None:
+        if interval:
+            self._lists(max_order)
+        super()._prepare(max_order, interval)
+
+    def _names(self, max_order: int) -> list[tuple[str, int]]:
+        return [*super()._names(max_order), ("center_si", 0)]
+
+    def _search(self, k: int, rows: Tensor | None = None) -> Tensor:
+        if rows is None:
+            return kneighbors(self._features, k).indices.cpu()
+        return nearest_others(self._features, rows, k)
+
+    def _design_effect(self, index: str, order: int, seed: int) -> float:
+        if index == "center_si":
+            return 1.0
+        values = self._sample_values(index, order)
+        return design_effect(values, (self._lists(order, seed),), index, order, seed)
+
+    def _lists(self, order: int, seed: int = 0) -> Lists:
+        """Neighbor lists among all samples, or a random choice of many, for `design_effect`."""
+        if self.n <= MAX_SAMPLES:
+            depth = min(list_depth(order), self.n - 1)
+            hits = self._hits(max(depth, order))
+            assert self._neighbors is not None
+            return Lists(self._neighbors[:, :depth], hits[:, :depth])
+        depth = list_depth(order)
+        if seed not in self._chosen or self._chosen[seed].hits.shape[1] < depth:
+            generator = torch.Generator().manual_seed(seed)
+            rows = torch.randperm(self.n, generator=generator)[:MAX_SAMPLES].sort().values
+            some = self._features[rows.to(self.device)]
+            neighbors, labels = kneighbors(some, depth).indices.cpu(), self._labels[rows]
+            self._chosen[seed] = Lists(neighbors, labels[neighbors] == labels[:, None])
+        return Lists(*(part[:, :depth] for part in self._chosen[seed]))
 
     def _scaled(self, features: Tensor) -> Tensor:
         if self._scale is None:
             return features
         mean, std = self._scale
         return features.double().sub_(mean).div_(std + STD_EPSILON)
-
-    @staticmethod
-    def _check_level(per: str) -> None:
-        if per not in indices.LEVELS:
-            raise ValueError(f"per must be one of {', '.join(indices.LEVELS)}; got {per!r}")
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:

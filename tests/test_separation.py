@@ -122,7 +122,8 @@ def test_report_is_tidy_and_says_what_each_number_is():
         "si", "high_order_si", "soft_order_si", "anti_si", "center_si",
     ]  # fmt: skip
     assert list(table.columns) == [
-        "index", "order", "value", "chance", "n", "n_features", "n_classes", "normalize",
+        "index", "order", "value", "macro", "chance", "lift", "attainable", "undefined",
+        "n", "n_features", "n_classes", "normalize",
     ]  # fmt: skip
     assert (table["n"] == 150).all()
     assert table["normalize"].all()
