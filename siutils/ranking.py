@@ -5,7 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy import stats
+
+
+def require_equal_n(table: pd.DataFrame, column: str = "n") -> pd.DataFrame:
+    """Refuse to rank rows of different N: the Separation Index grows with N.
+
+    Args:
+        table: rows to be ranked or compared.
+        column: where N stands.
+
+    Returns:
+        The table itself.
+
+    Raises:
+        ValueError: if N differs, naming the values.
+
+    >>> len(require_equal_n(pd.DataFrame({"si": [0.2, 0.3], "n": [100, 100]})))
+    2
+    """
+    if table[column].nunique() > 1:
+        raise ValueError(
+            f"rows differ in N and cannot be compared: column {column!r} holds "
+            f"{sorted(table[column].unique().tolist())}; score equal subsets"
+        )
+    return table
 
 
 def rank_correlation(scores: Sequence[float], accuracies: Sequence[float]) -> dict[str, float]:

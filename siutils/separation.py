@@ -6,12 +6,17 @@ every level (data set, class, sample) is then a cheap function of their labels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from siutils import indices
+from siutils.comparison import Comparison, compare_values
 from siutils.cross import CrossSeparation
+from siutils.curves import subsample_curve
 from siutils.devices import resolve_device
 from siutils.family import IndexFamily
 from siutils.neighbors import kneighbors
@@ -121,6 +126,63 @@ class SeparationIndex(IndexFamily):
         """
         indices.check_level(per)
         return self.cross(test_features, test_labels).si(per)
+
+    def compare(
+        self,
+        other: SeparationIndex,
+        index: str = "si",
+        order: int = 1,
+        level: float = 0.95,
+        seed: int = 0,
+    ) -> Comparison:
+        """Compare with another representation of the same samples, sample by sample.
+
+        See :mod:`siutils.comparison` for the test. For many comparisons use
+        :func:`siutils.comparison.compare_all`, which corrects for their number.
+
+        Args:
+            other: of the same samples in the same order.
+            index: a name of ``siutils.indices.INDICES``.
+            order: the order of high-order, soft-order and anti SI.
+            level: coverage of the interval, in (0, 1).
+            seed: of the random partitions.
+
+        Raises:
+            ValueError: different N or labels, an unknown index, a wrong order or level.
+
+        >>> x, y = torch.arange(6.0)[:, None], torch.tensor([0, 0, 0, 1, 1, 1])
+        >>> found = SeparationIndex(x, y).compare(SeparationIndex(x % 3, y))
+        >>> round(found.effect, 3), found.wins, found.losses
+        (0.833, 5, 0)
+        """
+        if self.n != other.n:
+            raise ValueError(f"other must hold the same {self.n} samples; it has {other.n}")
+        if not torch.equal(self._labels, other._labels):
+            where = int((self._labels != other._labels).nonzero()[0, 0])
+            raise ValueError(f"other must have the same labels; they differ at sample {where}")
+        pair = self._sample_values(index, order), other._sample_values(index, order)
+        effect = 1.0
+        if index != "center_si":
+            lists = self._lists(order, seed), other._lists(order, seed)
+            effect = design_effect(pair[0] - pair[1], lists, index, order, seed)
+        return compare_values(*pair, self._labels, effect, level)
+
+    def curve(
+        self, n_list: Sequence[int], repeats: int = 10, max_order: int = 2, seed: int = 0
+    ) -> pd.DataFrame:
+        """Indices at smaller N, by random subsamples without replacement; see `siutils.curves`.
+
+        Args:
+            n_list: sizes, each from ``max_order`` + 1 to N.
+            repeats: subsamples per size.
+            max_order: highest order of high-order, soft-order and anti SI.
+            seed: of the choices.
+
+        Raises:
+            ValueError: a size or ``repeats`` out of range.
+        """
+        features, labels = self._features, self._labels
+        return subsample_curve(features, labels, n_list, repeats, max_order, seed)
 
     def _sample_values(self, name: str, order: int) -> Tensor:
         if name != "center_si":
