@@ -49,8 +49,8 @@ class CrossSeparation(IndexFamily):
         normalize: bool = False,
     ) -> None:
         self._features, self._queries, self.normalize = features, test_features, normalize
-        self._labels, self._candidate_labels = test_labels, labels
         self.classes, self._codes = test_labels.unique(return_inverse=True)
+        self._labels, self._candidate_labels = self.classes[self._codes], labels
         self.n, self.n_features = test_features.shape
         self.n_classes, self.n_reference = len(self.classes), len(features)
         self._candidates = len(features)

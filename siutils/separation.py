@@ -68,9 +68,9 @@ class SeparationIndex(IndexFamily):
         if len(features) < 2:
             raise ValueError("features has 1 sample: a nearest neighbor needs at least 2")
         self.classes, codes = labels.cpu().unique(return_inverse=True)
-        self._codes, self._labels = codes, labels.cpu()
+        self._codes, self._labels = codes, self.classes[codes]  # own memory
         features = features.to(self.device)
-        self._scale = _moments(features) if normalize else None
+        self._scale = moments(features) if normalize else None
         self._features = self._scaled(features)
         self.n, self.n_features = self._features.shape
         self._candidate_labels, self._candidates = self._labels, self.n - 1
@@ -229,11 +229,10 @@ class SeparationIndex(IndexFamily):
     def _scaled(self, features: Tensor) -> Tensor:
         if self._scale is None:
             return features
-        mean, std = self._scale
-        return features.double().sub_(mean).div_(std + STD_EPSILON)
+        return rescale(features, *self._scale)
 
 
-def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and sample standard deviation per feature, float64, a slice of features at a time."""
     n = len(features)
     means, stds = [], []
@@ -242,6 +241,11 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
         squares = (part.double() - means[-1]).square_()
         stds.append((indices.column_sum(squares) / (n - 1)).sqrt_())
     return torch.cat(means), torch.cat(stds)
+
+
+def rescale(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Subtract the mean, divide by the standard deviation plus 1e-10: float64 ``(N, D)``."""
+    return features.to(torch.float64, copy=True).sub_(mean).div_(std + STD_EPSILON)
 
 
 def feature_matrix(features: ArrayLike, name: str) -> Tensor:

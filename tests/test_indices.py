@@ -1,11 +1,12 @@
 """The index formulas and their chance levels against enumeration."""
 
+import math
 from itertools import permutations
 
 import pytest
 import torch
 
-from siutils import indices
+from siutils import SeparationIndex, indices
 
 
 def all_labelings(counts):
@@ -26,6 +27,51 @@ def test_chance_is_the_mean_over_all_labelings(counts, order):
             total[name] += float(getattr(indices, name)(hits, order).mean())
     for name, value in total.items():
         assert indices.chance(name, counts, order) == pytest.approx(value / len(labelings))
+
+
+@pytest.mark.parametrize(("test", "reference"), [([2, 1], [2, 3]), ([1, 2, 3], [2, 0, 1, 3])])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_chance_across_sets_is_the_mean_over_all_labelings_of_the_reference(test, reference, order):
+    labels = torch.tensor([c for c, n in enumerate(test) for _ in range(n)])
+    neighbors = (torch.arange(len(labels))[:, None] + torch.arange(order)) % sum(reference)
+    labelings = all_labelings(reference)
+    for name in ("high_order_si", "soft_order_si", "anti_si"):
+        total = 0.0
+        for given in map(torch.tensor, labelings):
+            hits = indices.neighbor_hits(labels, given[neighbors])
+            total += float(getattr(indices, name)(hits, order).mean())
+        expected = indices.chance(name, test, order, reference)
+        assert expected == pytest.approx(total / len(labelings))
+
+
+@pytest.mark.parametrize("counts", [[6, 5, 3], [4, 2, 1, 1], [1, 1, 1], [3]])
+@pytest.mark.parametrize("order", [1, 2])
+def test_far_clusters_reach_the_attainable_value(counts, order):
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    x = labels[:, None] * 1e4 + torch.rand(
+        len(labels), 2, generator=torch.Generator().manual_seed(0)
+    )
+    table = SeparationIndex(x, labels).report(order)
+    assert table["value"].tolist() == pytest.approx(table["attainable"].tolist())
+    small = {r: sum(n for n in counts if n <= r) for r in (1, order)}
+    found = table.set_index(["index", "order"])["undefined"]
+    assert found["si", 1] == found["anti_si", order] == small[1]
+    assert found["high_order_si", order] == found["soft_order_si", order] == small[order]
+    assert found["center_si", 0] == 0
+
+
+def test_lift_is_a_multiple_of_chance_where_there_is_one():
+    x, y = torch.rand(30, 2, generator=torch.Generator().manual_seed(1)), torch.arange(30) % 3
+    table = SeparationIndex(x, y).report(2).set_index("index")
+    assert table.loc["si", "lift"] == table.loc["si", "value"] / (9 / 29)
+    assert math.isnan(table.loc["center_si", "lift"])
+    pairs = SeparationIndex(x, y // 3 * 3).report(2)
+    assert not pairs["lift"].isin([math.inf]).any()
+
+
+def test_index_names_are_checked():
+    with pytest.raises(ValueError, match="index must be one of si, high_order_si"):
+        indices.chance("SI", [2, 2])
 
 
 def test_identities_between_the_indices():
