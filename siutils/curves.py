@@ -20,6 +20,7 @@ def subsample_curve(
     repeats: int = 10,
     max_order: int = 2,
     seed: int = 0,
+    whole: Tensor | None = None,
 ) -> pd.DataFrame:
     """Neighbor indices of random subsamples, without replacement, at each of several sizes.
 
@@ -34,6 +35,7 @@ def subsample_curve(
         repeats: subsamples per size, from 2; at n = N there is only one.
         max_order: highest order of high-order, soft-order and anti SI, from 1.
         seed: of the choices; the smaller subsamples are parts of the larger ones.
+        whole: hits of all samples, bool ``(N, k)``, k ≥ ``max_order``, if they are at hand.
 
     Returns:
         DataFrame, a row per size, index and order: ``index, order, n, value`` (mean over the
@@ -60,10 +62,11 @@ def subsample_curve(
     choices = [torch.randperm(total, generator=generator) for _ in range(repeats)]
     rows = []
     for n in n_list:
-        values = [
-            _values(features, labels, choice[:n].sort().values, names, max_order)
-            for choice in choices[: 1 if n == total else repeats]
-        ]
+        if n == total and whole is not None:
+            values = [_values(whole, names)]
+        else:
+            picks = [c[:n].sort().values for c in choices[: 1 if n == total else repeats]]
+            values = [_values(_hits(features, labels, p, max_order), names) for p in picks]
         found = torch.tensor(values, dtype=torch.float64)
         means = found.mean(dim=0)
         stds = found.std(dim=0) if len(found) > 1 else torch.zeros_like(means)
@@ -74,11 +77,12 @@ def subsample_curve(
     return pd.DataFrame(rows, columns=columns)
 
 
-def _values(
-    features: Tensor, labels: Tensor, rows: Tensor, names: list[tuple[str, int]], depth: int
-) -> list[float]:
+def _hits(features: Tensor, labels: Tensor, rows: Tensor, depth: int) -> Tensor:
     neighbors = kneighbors(features[rows.to(features.device)], depth).indices.cpu()
     own = labels[rows]
-    hits = indices.neighbor_hits(own, own[neighbors])
+    return indices.neighbor_hits(own, own[neighbors])
+
+
+def _values(hits: Tensor, names: list[tuple[str, int]]) -> list[float]:
     per_sample = (getattr(indices, "high_order_si" if i == "si" else i)(hits, r) for i, r in names)
     return [float(v.mean()) for v in per_sample]

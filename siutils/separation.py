@@ -13,13 +13,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from siutils import indices
+from siutils import indices, samples, selection, triplets
 from siutils.comparison import Comparison, compare_values
 from siutils.cross import CrossSeparation
 from siutils.curves import subsample_curve
 from siutils.devices import resolve_device
 from siutils.family import IndexFamily
-from siutils.neighbors import kneighbors
+from siutils.neighbors import Neighbors, kneighbors
 from siutils.runs import nearest_others
 from siutils.uncertainty import MAX_SAMPLES, Lists, design_effect, list_depth
 
@@ -182,7 +182,68 @@ class SeparationIndex(IndexFamily):
             ValueError: a size or ``repeats`` out of range.
         """
         features, labels = self._features, self._labels
-        return subsample_curve(features, labels, n_list, repeats, max_order, seed)
+        whole = self._hits(max_order) if self.n in n_list else None
+        return subsample_curve(features, labels, n_list, repeats, max_order, seed, whole)
+
+    def confusion(self, k: int = 1) -> pd.DataFrame:
+        """How often the k nearest neighbors of each class carry each label: counts ``(C, C)``.
+
+        See :func:`siutils.samples.neighbor_confusion`; at k = 1 the trace over N is SI.
+        """
+        return samples.neighbor_confusion(self._labels, self._labels[self._nearest(k).indices])
+
+    def hardest(self, n: int = 20, k: int = 8) -> pd.DataFrame:
+        """The n samples deepest among other labels, each with its k nearest neighbors.
+
+        See :func:`siutils.samples.hardest_samples`.
+        """
+        return samples.hardest_samples(self._labels, self._nearest(k), n)
+
+    def label_errors(self, n: int | None = None, k: int = 200) -> pd.DataFrame:
+        """Samples ranked by how much their k nearest neighbors doubt their label.
+
+        See :func:`siutils.samples.label_errors`.
+        """
+        return samples.label_errors(self._labels, self._nearest(k), n)
+
+    def local_triplets(self) -> triplets.LocalTriplets:
+        """The nearest same-label and the nearest other-label sample of every sample.
+
+        See :func:`siutils.triplets.local_triplets`.
+        """
+        return triplets.local_triplets(self._features, self._labels)
+
+    def global_triplet_index(
+        self, n_triplets: int = 100_000, generator: torch.Generator | None = None
+    ) -> float:
+        """The share of random triplets whose positive is nearer to the anchor than the negative.
+
+        See :func:`siutils.triplets.global_triplet_index`.
+        """
+        return triplets.global_triplet_index(self._features, self._labels, n_triplets, generator)
+
+    def feature_si(self) -> Tensor:
+        """SI of each single feature, float64 ``(D,)``: :func:`siutils.selection.single_feature_si`.
+
+        >>> x = torch.tensor([[0.0, 0.0], [1.0, 8.0], [5.0, 2.0], [7.0, 9.0]])
+        >>> SeparationIndex(x, torch.tensor([0, 0, 1, 1])).feature_si().tolist()
+        [1.0, 0.0]
+        """
+        return selection.single_feature_si(self._features, self._labels)
+
+    def select_features(self, max_features: int | None = None) -> pd.DataFrame:
+        """Features added one by one, each time the one with which SI is highest.
+
+        See :func:`siutils.selection.forward_selection`, and ``best_subset`` there.
+        """
+        return selection.forward_selection(self._features, self._labels, max_features)
+
+    def _nearest(self, k: int) -> Neighbors:
+        """On the CPU; all neighbors, where there are fewer than k."""
+        k = k if k < 1 else min(k, self.n - 1)
+        self._hits(k)
+        assert self._neighbors is not None
+        return Neighbors(self._distances[:, :k], self._neighbors[:, :k])
 
     def _sample_values(self, name: str, order: int) -> Tensor:
         if name != "center_si":
@@ -201,7 +262,9 @@ class SeparationIndex(IndexFamily):
 
     def _search(self, k: int, rows: Tensor | None = None) -> Tensor:
         if rows is None:
-            return kneighbors(self._features, k).indices.cpu()
+            found = kneighbors(self._features, k)
+            self._distances = found.distances.cpu()
+            return found.indices.cpu()
         return nearest_others(self._features, rows, k)
 
     def _design_effect(self, index: str, order: int, seed: int) -> float:

@@ -1,6 +1,7 @@
 """SeparationIndex against a float64 oracle, its identities and invariances, and wrong inputs."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +9,14 @@ from hypothesis import strategies as st
 from labeled_data import DATA, RNG, grid, random_data
 from reference import center_values, class_values, index_values, zscore
 
-from siutils import SeparationIndex, SeparationIndexMetric
+from siutils import (
+    SeparationIndex,
+    SeparationIndexMetric,
+    kneighbors,
+    samples,
+    selection,
+    triplets,
+)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -195,6 +203,28 @@ def test_metric_equals_the_class_over_batches():
         pytest.warns(UserWarning, match="before the ``update``"),
     ):
         metric.compute()
+
+
+# Which samples, which features: methods on the z-scored features with the caller's labels.
+
+
+def test_samples_and_features_are_those_of_the_scaled_data():
+    x, y = random_data(5)
+    y = y * 7 - 3
+    scaled, s = zscore(x), SeparationIndex(x, y, normalize=True)
+    near = kneighbors(scaled, 8)
+    same = pd.testing.assert_frame_equal  # distances: but for rounding
+    same(s.confusion(2), samples.neighbor_confusion(y, y[near.indices[:, :2]]))
+    assert np.trace(s.confusion()) / len(y) == s.si()
+    same(s.hardest(5, k=8), samples.hardest_samples(y, near, 5))
+    everyone = kneighbors(scaled, len(y) - 1)  # the default asks for more than there are
+    same(s.label_errors(9), samples.label_errors(y, everyone, 9))
+    torch.testing.assert_close(s.local_triplets(), triplets.local_triplets(scaled, y))
+    draws = [torch.Generator().manual_seed(3) for _ in range(2)]
+    expected = triplets.global_triplet_index(scaled, y, 500, draws[0])
+    assert s.global_triplet_index(500, draws[1]) == expected
+    assert torch.equal(s.feature_si(), selection.single_feature_si(scaled, y))
+    same(s.select_features(3), selection.forward_selection(scaled, y, 3))
 
 
 # The study's table 1, measured on the real images.
