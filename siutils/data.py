@@ -1,22 +1,19 @@
 """Images in: digits, CIFAR-10/100, image folders; transforms; where data and caches lie; devices.
 
-Images are held in memory as uint8 (N, 3, H, W), labels as int64 (N,). Splits and subsets by seed
-are those of `sampling`, offered here as well.
+Images are held in memory as an `ImageSet`, see `images`. That, the transforms, and the splits and
+subsets by seed of `sampling` are offered here as well.
 """
 
 import hashlib
 import http.client
 import io
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
@@ -24,8 +21,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.utils import calculate_md5, check_integrity, extract_archive
 from torchvision.transforms import functional as TF
 
+from siutils.images import ImageSet, Transform
 from siutils.paths import data_dir
-from siutils.sampling import as_integers, balanced_subset, check_positive, train_val_split
+from siutils.sampling import balanced_subset, check_positive, train_val_split
 
 __all__ = [
     "DATASETS",
@@ -51,124 +49,6 @@ _STATISTICS = {
 _CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 # Data without a test set of their own are split once and for all: 20 % test, stratified, seed 0.
 _TEST_FRACTION, _TEST_SEED = 0.2, 0
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Labeled images in memory.
-
-    Attributes:
-        name: data set, for example ``"digits"``.
-        images: uint8 tensor (N, 3, H, W), N ≥ 1.
-        labels: int64 tensor (N,), each an index into `classes`.
-        classes: class names.
-        checksum: hex digest that identifies the source data; a subset keeps that of its source.
-
-    Raises:
-        TypeError: a tensor has another dtype.
-        ValueError: a shape does not fit, there is no image, or a label names no class.
-
-    >>> images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
-    >>> data = ImageSet("toy", images, torch.tensor([0, 2, 1]), ("ant", "bee", "cat"), "")
-    >>> data.of_classes([2, 1]).labels, data.of_classes([2, 1]).classes
-    (tensor([0, 1]), ('cat', 'bee'))
-    """
-
-    name: str
-    images: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-    checksum: str
-
-    def __post_init__(self) -> None:
-        _check_images(self.images)
-        if self.labels.dtype != torch.int64:
-            raise TypeError(f"labels must be int64, got {self.labels.dtype}")
-        if self.labels.shape != self.images.shape[:1] or not len(self.labels):
-            raise ValueError(
-                f"labels must be (N,) for images (N, 3, H, W) with N ≥ 1, got labels "
-                f"{tuple(self.labels.shape)} and images {tuple(self.images.shape)}"
-            )
-        low, high = int(self.labels.min()), int(self.labels.max())
-        if low < 0 or high >= len(self.classes):
-            raise ValueError(
-                f"labels must be 0…{len(self.classes) - 1} for {len(self.classes)} classes, "
-                f"got {low}…{high}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def subset(self, indices: Tensor | ArrayLike) -> "ImageSet":
-        """The samples at integer `indices` (M,), in that order.
-
-        Raises:
-            ValueError: an index lies outside 0…N-1, or there is none.
-        """
-        index = as_integers(indices, "indices").to(self.images.device)
-        if int(index.min()) < 0 or int(index.max()) >= len(self):
-            raise ValueError(
-                f"indices must be 0…{len(self) - 1}, got {int(index.min())}…{int(index.max())}"
-            )
-        return replace(self, images=self.images[index], labels=self.labels[index])
-
-    def of_classes(self, classes: Sequence[int]) -> "ImageSet":
-        """Only the samples of these labels, relabeled 0…len(classes)-1 in the given order.
-
-        Raises:
-            ValueError: a class is unknown or repeated, or no sample is left.
-        """
-        wanted = as_integers(classes, "classes").tolist()
-        unknown = [c for c in wanted if not 0 <= c < len(self.classes)]
-        if unknown or len(set(wanted)) < len(wanted):
-            raise ValueError(
-                f"classes must be distinct labels from 0…{len(self.classes) - 1}, got {wanted}"
-            )
-        new_label = torch.full((len(self.classes),), -1, device=self.labels.device)
-        new_label[wanted] = torch.arange(len(wanted), device=self.labels.device)
-        labels = new_label[self.labels]
-        keep = labels >= 0
-        names = tuple(self.classes[c] for c in wanted)
-        return replace(self, images=self.images[keep], labels=labels[keep], classes=names)
-
-
-@dataclass(frozen=True)
-class Transform:
-    """What a model expects: resize (optional), scale to [0, 1], normalize per channel.
-
-    Attributes:
-        mean: channel means of the scaled images.
-        std: channel standard deviations, positive.
-        size: side in pixels to resize to (bilinear, antialiased); None leaves the size.
-
-    >>> white = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
-    >>> Transform((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), size=1)(white).flatten()
-    tensor([2., 2., 2.])
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    size: int | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.mean) != 3 or len(self.std) != 3:
-            raise ValueError(f"mean and std need 3 channels, got {self.mean} and {self.std}")
-        if not (all(np.isfinite(self.mean)) and all(0 < s < np.inf for s in self.std)):
-            raise ValueError(
-                f"mean must be finite and std positive, got mean {self.mean} and std {self.std}"
-            )
-        if self.size is not None:
-            check_positive(self.size, "size")
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Images uint8 (N, 3, H, W) → float32 (N, 3, H', W') on the same device."""
-        _check_images(images)
-        x = images.to(torch.float32)
-        if self.size is not None and images.shape[2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=x.device).view(3, 1, 1)
-        std = torch.tensor(self.std, dtype=torch.float32, device=x.device).view(3, 1, 1)
-        return (x / 255 - mean) / std
 
 
 def load_dataset(
@@ -385,14 +265,6 @@ def _resized(images: Tensor, size: int) -> Tensor:
         resized = F.interpolate(source.float(), (size, size), mode="bilinear", antialias=True)
         target.copy_(resized.round().clamp(0, 255))
     return out
-
-
-def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        found = getattr(images, "dtype", type(images).__name__)
-        raise TypeError(f"images must be a uint8 tensor, got {found}")
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-        raise ValueError(f"images must be (N, 3, H, W), got {tuple(images.shape)}")
 
 
 def load_study() -> pd.DataFrame:

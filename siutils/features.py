@@ -18,6 +18,8 @@ from siutils.checkpoints import fingerprint, replacing
 from siutils.devices import resolve_device
 from siutils.training import inference
 
+_CODE = ("data", "features", "images", "models")  # modules that determine features
+
 
 def extract_features(
     model: nn.Module,
@@ -248,5 +250,7 @@ def _key(
             f"a cache needs a transform whose repr() says what it does, got {transform!r}"
         )
     facts = (device.type, torch.__version__, torchvision.__version__, repr(transform))
-    code = tuple(Path(__file__).with_name(f"{name}.py") for name in ("data", "features", "models"))
+    code = tuple(
+        Path(__file__).with_name(f"{name}.py") for name in ("data", "features", "images", "models")
+    )
     return fingerprint(facts, code, repr(model), model.state_dict(), images)

@@ -258,7 +258,7 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
-_CODE = ("data", "models", "recipes", "training")
+_CODE = ("data", "images", "models", "recipes", "training")
 
 
 def _open_run(

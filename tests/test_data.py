@@ -104,6 +104,26 @@ def test_transform_equals_the_definition_and_leaves_the_input_alone():
     assert torch.equal(images, before)
 
 
+def test_shifted_images_are_the_old_ones_moved_by_up_to_so_many_pixels():
+    images = torch.randint(1, 256, (60, 3, 6, 5), dtype=torch.uint8)
+    toys = ImageSet("toy", images, torch.zeros(60, dtype=torch.int64), ("a",), "")
+    moved = toys.shifted(2, seed=3)
+    padded = F.pad(images, (2, 2, 2, 2))
+    seen = set()
+    for old, new in zip(padded, moved.images, strict=True):
+        places = [
+            (y, x) for y in range(5) for x in range(5) if new.equal(old[:, y : y + 6, x : x + 5])
+        ]
+        assert len(places) == 1
+        seen.update(places)
+    assert len(seen) > 15  # of 25
+    assert moved.images.equal(toys.shifted(2, seed=3).images)
+    assert not moved.images.equal(toys.shifted(2, seed=4).images)
+    assert toys.shifted(0) is toys
+    with pytest.raises(ValueError, match="pixels must be an integer"):
+        toys.shifted(-1)
+
+
 def test_transform_resizes_with_antialias():
     board = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     board[..., ::2, ::2] = 255
