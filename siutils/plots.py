@@ -78,7 +78,7 @@ def image_grid(images: np.ndarray, titles: Sequence[str], columns: int = 10) -> 
 
 
 def order_curves(table: pd.DataFrame) -> Figure:
-    """High-order, soft-order and anti SI against the order, with their chance levels.
+    """High-order, soft-order and anti SI against the order, with intervals and chance levels.
 
     Args:
         table: rows of :meth:`siutils.SeparationIndex.report` for orders 1 … K.
@@ -90,6 +90,7 @@ def order_curves(table: pd.DataFrame) -> Figure:
             rows["order"], rows["value"], color=COLORS[i], marker=MARKERS[i], label=NAMES[name]
         )
         axes.plot(rows["order"], rows["chance"], color=COLORS[i], linestyle=":", linewidth=1)
+        _band(axes, rows, "order", COLORS[i])
     axes.plot([], [], color="#555555", linestyle=":", label="chance")
     axes.set(xlabel="order r (neighbors looked at)", ylabel="index value", ylim=(0, 1.02))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -120,14 +121,67 @@ def size_curve(table: pd.DataFrame) -> Figure:
     """An index against the number of samples, on a logarithmic axis.
 
     Args:
-        table: columns ``n`` and ``value``.
+        table: columns ``n`` and ``value``, and ``low``, ``high`` of a band.
     """
     figure, axes = _axes(5.6, 3.2)
+    _band(axes, table, "n", COLORS[0])
     axes.plot(table["n"], table["value"], color=COLORS[0], marker=MARKERS[0], clip_on=False)
     axes.set_xscale("log")
     axes.set_xticks(table["n"], [f"{n:,}" for n in table["n"]])
     axes.minorticks_off()
     axes.set(xlabel="samples N (logarithmic)", ylabel="SI", ylim=(0, None))
+    return figure
+
+
+def confusion_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
+    """Class of the sample down, class of its neighbor across; each row sums to 1.
+
+    Args:
+        table: counts ``(C, C)`` of :func:`siutils.samples.neighbor_confusion`.
+        classes: C names; many are shown as numbers.
+    """
+    count = len(table)
+    size = min(7.0, 3.4 + 0.16 * count)
+    figure = Figure(figsize=(size + 0.9, size), layout="constrained")
+    axes = figure.subplots()
+    shares = table.to_numpy() / table.to_numpy().sum(axis=1, keepdims=True)
+    image = axes.imshow(shares, cmap="Greys", vmin=0, interpolation="nearest")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the neighbors")
+    axes.set(xlabel="class of the neighbor", ylabel="class of the sample")
+    if count <= 30:
+        axes.set_xticks(range(count), classes, rotation=90, fontsize=8)
+        axes.set_yticks(range(count), classes, fontsize=8)
+    if count <= 12:
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.005:
+                color = "white" if share > shares.max() / 2 else "black"
+                text = f"{share:.2f}".lstrip("0") if share < 1 else "1"
+                axes.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
+    return figure
+
+
+def neighbor_strips(table: pd.DataFrame, images: np.ndarray, classes: Sequence[str]) -> Figure:
+    """One row per sample: its image, then its nearest neighbors; same class solid, other dashed.
+
+    Args:
+        table: rows of :func:`siutils.samples.hardest_samples`; labels index ``classes``.
+        images: uint8 ``(N, 3, H, W)``.
+        classes: names.
+    """
+    rows = list(table.groupby("place", sort=False))
+    across = 1 + int(table["rank"].max())
+    figure = Figure(figsize=(across * 0.95, len(rows) * 1.2), layout="constrained")
+    grid = figure.subplots(len(rows), across, squeeze=False)
+    for line, (_, group) in zip(grid, rows, strict=True):
+        label = int(group["label"].iloc[0])
+        shown = [int(group["sample"].iloc[0]), *group["neighbor"]]
+        for axes, i, found in zip(line, shown, [label, *group["neighbor_label"]], strict=True):
+            axes.imshow(np.moveaxis(np.asarray(images[i]), 0, -1), interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(classes[int(found)], fontsize=7)
+            first, same = axes is line[0], int(found) == label
+            style = {"color": "#000000" if first else COLORS[2] if same else COLORS[1]}
+            axes.spines[:].set(linewidth=2.0, linestyle="-" if first or same else "--", **style)
     return figure
 
 
@@ -162,7 +216,8 @@ def network_dots(table: pd.DataFrame) -> Figure:
     """One panel per index: networks down the side, one marker per arm.
 
     Args:
-        table: columns ``network, arm, index, value``; one split, one order.
+        table: columns ``network, arm, index, value``, and ``low, high`` of an interval; one split,
+            one order.
     """
     names = [n for n in NAMES if n in set(table["index"])]
     networks = list(dict.fromkeys(table["network"]))
@@ -175,6 +230,8 @@ def network_dots(table: pd.DataFrame) -> Figure:
         for i, (arm, rows) in enumerate(table[table["index"] == name].groupby("arm", sort=False)):
             y = [networks.index(n) for n in rows["network"]]
             axes.scatter(rows["value"], y, s=46, c=COLORS[i], marker=MARKERS[i], label=arm)
+            if "low" in rows:
+                axes.hlines(y, rows["low"], rows["high"], colors=COLORS[i], linewidth=1)
         axes.set(title=NAMES[name], xlim=(-0.03, 1.03))
         axes.title.set_fontsize(10)
     panels[0].set_yticks(range(len(networks)), networks)
@@ -228,6 +285,12 @@ def layer_lines(table: pd.DataFrame, series: str = "series") -> Figure:
     axes.set(xlabel="layer, from input to output", ylabel="SI", ylim=(0, 1.02))
     axes.legend(frameon=False, fontsize=9)
     return figure
+
+
+def _band(axes: Axes, rows: pd.DataFrame, x: str, color: str) -> None:
+    """Shade low … high where the table has them."""
+    if "low" in rows:
+        axes.fill_between(rows[x], rows["low"], rows["high"], color=color, alpha=0.2, linewidth=0)
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

@@ -11,6 +11,11 @@ X = np.random.default_rng(0).normal(size=(60, 3))
 Y = np.arange(60) % 3
 
 
+SCORED = SeparationIndex(X, Y)
+CONFUSION, HARDEST = SCORED.confusion(), SCORED.hardest(2, k=3)
+IMAGES = np.arange(60, dtype=np.uint8)[:, None, None, None] * np.ones((3, 4, 4), np.uint8)
+
+
 def history():
     rows = {"epoch": [1, 2], "lr": [0.1, 0.0], "seconds": [1.0, 1.0]}
     for split in ("train", "val"):
@@ -36,6 +41,8 @@ FIGURES = {
         pd.DataFrame({"class": ["a", "b"], "si": [0.2, 0.8]}), chance=0.5
     ),
     "size_curve": lambda: plots.size_curve(pd.DataFrame({"n": [10, 100], "value": [0.2, 0.4]})),
+    "confusion_map": lambda: plots.confusion_map(CONFUSION, list("abc")),
+    "neighbor_strips": lambda: plots.neighbor_strips(HARDEST, IMAGES, list("abc")),
     "training_curves": lambda: plots.training_curves(history()),
     "network_dots": lambda: plots.network_dots(dots()),
     "score_scatter": lambda: plots.score_scatter(
@@ -62,6 +69,31 @@ def test_order_curves_draw_the_values_of_the_table():
     lines = {line.get_label(): line for line in plots.order_curves(table).axes[0].lines}
     expected = table[table["index"] == "soft_order_si"]["value"]
     np.testing.assert_array_equal(lines["soft-order SI"].get_ydata(), expected)
+
+
+def test_intervals_are_drawn_as_bands():
+    table = SCORED.report(3, interval=True)
+    bands = plots.order_curves(table).axes[0].collections
+    assert len(bands) == 3
+    rows = table[table["index"] == "high_order_si"]
+    path = bands[0].get_paths()[0].vertices
+    assert path[:, 1].min() == rows["low"].min()
+    assert path[:, 1].max() == rows["high"].max()
+
+
+def test_confusion_map_shows_the_share_of_each_row():
+    shown = plots.confusion_map(CONFUSION, list("abc")).axes[0].images[0].get_array()
+    np.testing.assert_allclose(shown, CONFUSION / 20)
+
+
+def test_neighbor_strips_show_each_sample_and_then_its_neighbors():
+    figure = plots.neighbor_strips(HARDEST, IMAGES, list("abc"))
+    shown = np.array([axes.images[0].get_array()[0, 0, 0] for axes in figure.axes]).reshape(2, 4)
+    assert shown[:, 0].tolist() == HARDEST["sample"].unique().tolist()
+    assert shown[:, 1:].ravel().tolist() == HARDEST["neighbor"].tolist()
+    dashed = [axes.spines["left"].get_linestyle() == "--" for axes in figure.axes]
+    other = (HARDEST["label"] != HARDEST["neighbor_label"]).to_numpy().reshape(2, 3)
+    assert np.array(dashed).reshape(2, 4)[:, 1:].tolist() == other.tolist()
 
 
 def test_series_differ_in_more_than_color():
