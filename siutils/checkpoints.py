@@ -56,6 +56,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises:
         CannotWrite: full disk, read-only folder, …; `path` is as it was.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(Path(folder) / "a.txt") as temporary:
+    ...         _ = temporary.write_text("whole")
+    ...     (Path(folder) / "a.txt").read_text()
+    'whole'
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -82,6 +89,12 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
 
     Raises:
         CannotWrite: see `replacing`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_checkpoint({"epoch": 3}, Path(folder) / "last.pt")
+    ...     load_checkpoint(Path(folder) / "last.pt", ("epoch",), torch.device("cpu"))
+    {'epoch': 3}
     """
     with replacing(path) as temporary:
         try:
@@ -95,6 +108,12 @@ def load_checkpoint(path: Path, keys: tuple[str, ...], device: torch.device) -> 
 
     Raises:
         RuntimeError: the file is damaged, refused, or lacks one of the keys.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_checkpoint({"weights": torch.ones(2)}, Path(folder) / "best.pt")
+    ...     load_checkpoint(Path(folder) / "best.pt", ("weights",), torch.device("cpu"))
+    {'weights': tensor([1., 1.])}
     """
     try:
         content = torch.load(path, map_location=device, weights_only=True)

@@ -48,6 +48,11 @@ def layer_curve(
 
     Raises:
         ValueError: as :func:`siutils.extract_features` and :class:`siutils.SeparationIndex`.
+
+    >>> model, images = nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-9.0], [1.0], [0.0]])
+    >>> table = layer_curve(model, images, torch.tensor([0, 1, 1]), ["0", "1"], device="cpu")
+    >>> table.loc[table["index"] == "si", ["depth", "layer", "value"]].round(2).to_numpy().tolist()
+    [[0, '0', 0.67], [1, '1', 0.0]]
     """
     options: dict[str, Any] = {"transform": transform, "batch_size": batch_size, "cache": cache}
     features = extract_features(model, images, layers, device=device, **options)

@@ -31,6 +31,11 @@ def neighbor_arrows(table: pd.DataFrame) -> Figure:
 
     Args:
         table: one row per sample: ``x, y, label, neighbor_x, neighbor_y`` and the bool ``same``.
+
+    >>> table = pd.DataFrame({"x": [0, 1], "y": 0, "label": 0, "neighbor_x": [1, 0]})
+    >>> figure = neighbor_arrows(table.assign(neighbor_y=0, same=True))
+    >>> len(figure.axes[0].texts)  # one arrow per sample
+    2
     """
     figure, axes = _axes(6.4, 4.6)
     for i, (label, group) in enumerate(table.groupby("label")):
@@ -65,6 +70,10 @@ def image_grid(images: np.ndarray, titles: Sequence[str], columns: int = 10) -> 
         images: uint8 ``(N, 3, H, W)``.
         titles: N short titles.
         columns: images per row.
+
+    >>> images = np.zeros((3, 3, 8, 8), dtype=np.uint8)
+    >>> [axes.get_title() for axes in image_grid(images, ["a", "b", "c"], columns=2).axes]
+    ['a', 'b', 'c', '']
     """
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(columns * 0.9, rows * 1.15), layout="constrained")
@@ -82,6 +91,11 @@ def order_curves(table: pd.DataFrame) -> Figure:
 
     Args:
         table: rows of :meth:`siutils.SeparationIndex.report` for orders 1 … K.
+
+    >>> table = pd.DataFrame({"index": "anti_si", "order": [1, 2], "value": [0.5, 0.25]})
+    >>> table["chance"] = 0.7
+    >>> order_curves(table).axes[0].lines[4].get_ydata().tolist()
+    [0.5, 0.25]
     """
     figure, axes = _axes(6.4, 3.8)
     for i, name in enumerate(("high_order_si", "soft_order_si", "anti_si")):
@@ -105,6 +119,10 @@ def class_bars(table: pd.DataFrame, value: str = "si", chance: float | None = No
         table: columns ``class`` and ``value``.
         value: the column that holds the bar's length, in 0 … 1.
         chance: draws a line at the chance level.
+
+    >>> table = pd.DataFrame({"class": ["ant", "bee"], "si": [0.5, 0.25]})
+    >>> [float(bar.get_height()) for bar in class_bars(table).axes[0].patches]
+    [0.5, 0.25]
     """
     count = len(table)
     figure, axes = _axes(max(6.0, 0.13 * count), 3.6)
@@ -122,6 +140,10 @@ def size_curve(table: pd.DataFrame) -> Figure:
 
     Args:
         table: columns ``n`` and ``value``, and ``low``, ``high`` of a band.
+
+    >>> axes = size_curve(pd.DataFrame({"n": [100, 2000], "value": [0.1, 0.2]})).axes[0]
+    >>> [label.get_text() for label in axes.get_xticklabels()]
+    ['100', '2,000']
     """
     figure, axes = _axes(5.6, 3.2)
     _band(axes, table, "n", COLORS[0])
@@ -190,6 +212,11 @@ def training_curves(history: pd.DataFrame) -> Figure:
 
     Args:
         history: rows of :func:`siutils.training.fit` with the column ``run`` before them.
+
+    >>> row = {"run": "a", "epoch": 1, "lr": 0.1, "train_loss": 2.0, "train_accuracy": 0.3}
+    >>> figure = training_curves(pd.DataFrame([row | {"val_loss": 2.1, "val_accuracy": 0.2}]))
+    >>> [axes.get_ylabel() for axes in figure.axes[:2]]
+    ['cross-entropy (nats)', 'accuracy']
     """
     figure = Figure(figsize=(10.5, 3.4), layout="constrained")
     loss, accuracy, rate = figure.subplots(1, 3)
@@ -218,6 +245,10 @@ def network_dots(table: pd.DataFrame) -> Figure:
     Args:
         table: columns ``network, arm, index, value``, and ``low, high`` of an interval; one split,
             one order.
+
+    >>> row = {"network": "vgg16", "arm": "trained", "index": "si", "value": 0.4}
+    >>> [axes.get_title() for axes in network_dots(pd.DataFrame([row])).axes]
+    ['SI']
     """
     names = [n for n in NAMES if n in set(table["index"])]
     networks = list(dict.fromkeys(table["network"]))
@@ -249,6 +280,10 @@ def score_scatter(table: pd.DataFrame, score: str, accuracy: str = "test_accurac
         table: columns ``network``, ``score`` and ``accuracy``.
         score: the column on the horizontal axis.
         accuracy: the column on the vertical axis.
+
+    >>> row = {"network": "vgg16", "si": 0.4, "test_accuracy": 0.7}
+    >>> score_scatter(pd.DataFrame([row]), "si").axes[0].get_ylabel()
+    'test accuracy'
     """
     figure, axes = _axes(4.8, 3.6)
     for i, row in enumerate(table.to_dict("records")):
@@ -267,6 +302,10 @@ def layer_lines(table: pd.DataFrame, series: str = "series") -> Figure:
     Args:
         table: columns ``depth, layer, value`` and ``series``.
         series: the column that tells the lines apart.
+
+    >>> table = pd.DataFrame({"depth": [0, 1], "layer": ["a", "b"], "value": [0.1, 0.3]})
+    >>> layer_lines(table.assign(series="trained")).axes[0].lines[0].get_ydata().tolist()
+    [0.1, 0.3]
     """
     figure, axes = _axes(7.6, 4.0)
     for i, (name, rows) in enumerate(table.groupby(series, sort=False)):

@@ -26,7 +26,11 @@ PACKAGES = (
 
 
 def package_version(name: str = "siutils") -> str | None:
-    """Version of an installed package, None where it is not installed."""
+    """Version of an installed package, None where it is not installed.
+
+    >>> print(package_version("a package that is not installed"))
+    None
+    """
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -34,7 +38,11 @@ def package_version(name: str = "siutils") -> str | None:
 
 
 def environment_facts() -> dict[str, Any]:
-    """Python, platform and versions of the packages that the numbers depend on."""
+    """Python, platform and versions of the packages that the numbers depend on.
+
+    >>> sorted(environment_facts())
+    ['platform', 'processor', 'python', 'versions']
+    """
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -47,6 +55,9 @@ def git_state(folder: Path) -> dict[str, Any]:
     """Commit of a checkout and whether it was changed since; None where that is unknown.
 
     A repository that merely contains the folder does not count.
+
+    >>> git_state(Path("a folder that is no checkout"))
+    {'commit': None, 'dirty': None}
     """
     commit = None
     if (folder / ".git").exists():

@@ -82,6 +82,11 @@ def run_report(
         ReportError: One of its subclasses, each with an ``exit_code``: `ParameterError` (also a
             ValueError), `OutputError`, `KernelMissingError`, `KernelDiedError`,
             `NotebookTimeoutError`, `CellError`, `IncompleteError`, `PageError`.
+
+    >>> run_report("quick", notebooks="/no/such/folder")
+    Traceback (most recent call last):
+        ...
+    siutils.parameters.ParameterError: notebooks: no *.ipynb in /no/such/folder
     """
     if timeout_s is not None and timeout_s <= 0:
         raise ParameterError(f"timeout_s: expected a positive number of seconds, got {timeout_s}")

@@ -180,7 +180,11 @@ class Results:
 
 
 def default_output(profile: str) -> Path:
-    """``reports/<profile>`` in the checkout this package lies in, else in the working directory."""
+    """``reports/<profile>`` in the checkout this package lies in, else in the working directory.
+
+    >>> default_output("quick").parts[-2:]
+    ('reports', 'quick')
+    """
     home = home_dir()
     base = home if (home / "pyproject.toml").is_file() else Path.cwd()
     return base / "reports" / profile
@@ -191,6 +195,12 @@ def write_file(path: Path, content: str | bytes) -> None:
 
     Raises:
         OSError: If the folder cannot be created or the file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_file(Path(folder) / "new" / "a.txt", "whole")
+    ...     (Path(folder) / "new" / "a.txt").read_text()
+    'whole'
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,13 +214,24 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def data_uri(image: Path) -> str:
-    """An SVG or PNG file as an address that holds the whole image."""
+    """An SVG or PNG file as an address that holds the whole image.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "a.svg").write_text("<svg/>")
+    ...     data_uri(Path(folder) / "a.svg")
+    'data:image/svg+xml;base64,PHN2Zy8+'
+    """
     content = base64.b64encode(image.read_bytes()).decode("ascii")
     return f"data:{_MIME[image.suffix[1:]]};base64,{content}"
 
 
 def figure_html(source: str, alt: str, caption: str = "", width: int | None = None) -> str:
-    """An image with its description and caption; ``source`` is a data URI or a relative address."""
+    """An image with its description and caption; ``source`` is a data URI or a relative address.
+
+    >>> figure_html("data:,", "a dot").count('alt="a dot"')
+    1
+    """
     style = f"width:{width}px;" if width else ""
     image = (
         f'<img src="{html.escape(source)}" alt="{html.escape(alt)}" '

@@ -97,7 +97,11 @@ def _sorted_indices(indices: np.ndarray) -> Tensor:
 
 
 def as_integers(values: Any, argument: str) -> Tensor:
-    """`values` as an int64 tensor (N,) with N ≥ 1; TypeError or ValueError for anything else."""
+    """`values` as an int64 tensor (N,) with N ≥ 1; TypeError or ValueError for anything else.
+
+    >>> as_integers([3, 1], "labels")
+    tensor([3, 1])
+    """
     tensor = torch.as_tensor(values)
     if tensor.ndim != 1 or not len(tensor):
         raise ValueError(f"{argument} must be (N,) with N ≥ 1, got shape {tuple(tensor.shape)}")
@@ -107,6 +111,12 @@ def as_integers(values: Any, argument: str) -> Tensor:
 
 
 def check_positive(value: Any, argument: str) -> None:
-    """Raise a ValueError unless `value` is an integer of at least 1 (True is none)."""
+    """Raise a ValueError unless `value` is an integer of at least 1 (True is none).
+
+    >>> check_positive(0, "k")
+    Traceback (most recent call last):
+        ...
+    ValueError: k must be an integer ≥ 1, got 0
+    """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{argument} must be an integer ≥ 1, got {value!r}")

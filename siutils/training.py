@@ -74,6 +74,14 @@ def fit(
         ValueError: labels the model has no output for, or batches of one image with BatchNorm.
         RuntimeError: the loss is not finite, or a checkpoint is damaged.
         OSError: a checkpoint cannot be written; the previous one is intact.
+
+    >>> images = 255 * torch.eye(3, dtype=torch.uint8).reshape(3, 3, 1, 1)  # red, green, blue
+    >>> data = ImageSet("colors", images, torch.arange(3), ("red", "green", "blue"), "")
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3, 3))
+    >>> recipe = get_recipe("one_cycle", lr=0.5, crop_padding=0, bn_images=0)
+    >>> history = fit(model, data, data, recipe, transform=Transform((0,) * 3, (1,) * 3), epochs=30)
+    >>> len(history), float(history["val_accuracy"].iloc[-1])
+    (30, 1.0)
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     recipe = dataclasses.replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
@@ -125,6 +133,13 @@ def evaluate(
 
     Raises:
         ValueError: labels the model has no output for, or a model without transform.
+
+    >>> images = 255 * torch.eye(3, dtype=torch.uint8).reshape(3, 3, 1, 1)  # red, green, blue
+    >>> data = ImageSet("colors", images, torch.tensor([0, 1, 1]), ("red", "green", "blue"), "")
+    >>> model = nn.Flatten()  # logits are the color channels
+    >>> model.transform = Transform((0, 0, 0), (1, 1, 1))
+    >>> round(evaluate(model, data, device="cpu")["accuracy"], 2)
+    0.67
     """
     device = resolve_device(device)
     transform = _transform_of(model)
@@ -143,7 +158,15 @@ def evaluate(
 
 @contextmanager
 def inference(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Eval mode on a device; afterwards each module has its previous mode and device again."""
+    """Eval mode on a device; afterwards each module has its previous mode and device again.
+
+    >>> model = nn.Dropout()
+    >>> with inference(model, torch.device("cpu")):
+    ...     model.training
+    False
+    >>> model.training
+    True
+    """
     modes = {module: module.training for module in model.modules()}
     tensor = next((t for group in (model.parameters(), model.buffers()) for t in group), None)
     home = device if tensor is None else tensor.device

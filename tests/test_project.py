@@ -96,6 +96,15 @@ def test_modules_import_only_modules_above_them():
                     assert rank[part] < rank[file.stem], f"{file.name} imports {part}"
 
 
+def test_public_functions_have_an_example():
+    machinery = {"cli", "execution", "html", "parameters", "progress", "report", "separation"}
+    for file in sorted((ROOT / "siutils").glob("[!_]*.py")):
+        for node in ast.parse(file.read_text()).body:
+            public = isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+            if public and (file.stem not in machinery or node.name in siutils.__all__):
+                assert ">>> " in (ast.get_docstring(node) or ""), f"{file.stem}.{node.name}"
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebooks_are_clean_short_and_define_nothing(path):
     notebook = json.loads(path.read_text())
