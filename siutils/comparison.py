@@ -4,7 +4,8 @@ The per-sample values are paired: only *discordant* samples, which one represent
 the other does not, speak. The exact McNemar test is a sign test on them, but takes samples to be
 independent; here the discordance of one sample goes with that of its neighbors. So both counts are
 divided by the design effect of the differences (:mod:`siutils.uncertainty`), and the binomial tail
-is continued between integers by the incomplete beta function; with design effect 1 it is McNemar's.
+is continued between integers by the incomplete beta function. With the design effect measured, the
+test cannot be exact, so the outcome itself counts by half (mid-p), which is nearest to 5 % in 100.
 """
 
 from __future__ import annotations
@@ -79,16 +80,27 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def sign_test(wins: float, losses: float) -> float:
-    """Two-sided exact sign test; counts may be fractions.
+def sign_test(wins: float, losses: float, mid: bool = False) -> float:
+    """Two-sided sign test; counts may be fractions.
 
-    >>> sign_test(3, 0), sign_test(2, 2)
-    (0.25, 1.0)
+    Args:
+        wins, losses: counts, 0 or more.
+        mid: count the outcome itself by half (the mid-p value), whose error rate is nearer to the
+            nominal one; else the exact test, never above it.
+
+    Source:
+        M. W. Fagerland et al., "The McNemar test for binary matched-pairs data: mid-p and
+        asymptotic are better than exact conditional" (2013).
+
+    >>> sign_test(3, 0), sign_test(3, 0, mid=True), sign_test(2, 2)
+    (0.25, 0.125, 1.0)
     """
     more, fewer = max(wins, losses), min(wins, losses)
     if more == fewer:
         return 1.0
-    return min(1.0, 2 * float(special.betainc(more, fewer + 1, 0.5)))
+    tail = float(special.betainc(more, fewer + 1, 0.5))  # P(X ≥ more) of a fair coin
+    beyond = float(special.betainc(more + 1, fewer, 0.5)) if fewer else 0.0  # P(X > more)
+    return min(1.0, tail + beyond if mid else 2 * tail)
 
 
 def compare_values(
@@ -109,7 +121,7 @@ def compare_values(
     >>> a, b = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 0.0, 0.0])
     >>> found = compare_values(a, b, torch.tensor([0, 0, 1, 1]), 1.0)
     >>> found.effect, found.wins, found.losses, found.p_value
-    (0.75, 3, 0, 0.25)
+    (0.75, 3, 0, 0.125)
     """
     difference = first - second
     n, mean = len(difference), float(difference.mean())
@@ -121,7 +133,7 @@ def compare_values(
         effect=mean,
         low=max(-1.0, mean - half),
         high=min(1.0, mean + half),
-        p_value=sign_test(wins / effect, losses / effect),
+        p_value=sign_test(wins / effect, losses / effect, mid=True),
         value=float(first.mean()),
         other=float(second.mean()),
         wins=wins,
@@ -142,7 +154,7 @@ def _by_class(first: Tensor, second: Tensor, labels: Tensor, effect: float) -> p
     for column, which in (("wins", first > second), ("losses", first < second)):
         table[column] = torch.bincount(codes[which], minlength=len(classes)).numpy()
     counts = zip(table["wins"] / effect, table["losses"] / effect, strict=True)
-    table["p_value"] = [sign_test(*pair) for pair in counts]
+    table["p_value"] = [sign_test(*pair, mid=True) for pair in counts]
     return table.assign(p_holm=holm(table["p_value"].tolist()))
 
 

@@ -51,6 +51,8 @@ def subsample_curve(
     ['si', 4, 0.5, 0.0]
     """
     total = len(labels)
+    if max_order < 1:
+        raise ValueError(f"max_order must be 1 or more; got {max_order}")
     if repeats < 2:
         raise ValueError(f"repeats must be 2 or more, to show a spread; got {repeats}")
     for n in n_list:

@@ -198,7 +198,7 @@ def _dealt(groups: Tensor, lists: Lists, index: str, order: int) -> tuple[Tensor
         members += inside
         shared += inside & hit[:, None] & (members <= order)
     if index == "soft_order_si":
-        values = shared / order
+        values = shared.double() / order
     elif index == "anti_si":
         values = shared == 0
     else:

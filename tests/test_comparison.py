@@ -1,0 +1,124 @@
+"""Paired comparison: exact cases, corrections, and its error rate under a real null."""
+
+import numpy as np
+import pytest
+import torch
+from labeled_data import random_data
+from scipy import stats
+from test_uncertainty import values
+
+from siutils import SeparationIndex, uncertainty
+from siutils.comparison import compare_all, compare_values, holm, sign_test
+from siutils.uncertainty import Lists
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 0), (3, 9), (40, 20), (7, 7), (1, 2)])
+def test_sign_test_is_the_binomial_test(wins, losses):
+    expected = stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+    assert sign_test(wins, losses) == sign_test(losses, wins) == pytest.approx(expected)
+    here = 2 * stats.binom.pmf(wins, wins + losses, 0.5) if wins != losses else 0
+    assert sign_test(wins, losses, mid=True) == pytest.approx(min(1, expected - here / 2))
+
+
+def test_sign_test_of_fractions_lies_between_its_neighbors():
+    assert sign_test(12, 4) < sign_test(11.5, 4.2) < sign_test(11, 5)
+
+
+def test_holm_on_a_case_done_by_hand_and_in_any_order():
+    p = [0.01, 0.04, 0.03, 0.005]
+    assert holm(p).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(p[::-1]).tolist() == pytest.approx(holm(p)[::-1].tolist())
+    assert holm([0.9, 0.8]).tolist() == [1.0, 1.0]
+    assert holm([]).tolist() == []
+    for bad in ([1.2], [float("nan")], [[0.1]]):
+        with pytest.raises(ValueError, match="p_values must be numbers from 0 to 1"):
+            holm(bad)
+
+
+def copies(generator, n=200, noise=0.7):
+    """Two equally noisy copies of the same samples: neighbor lists of each."""
+    labels = torch.randint(0, 3, (n,), generator=generator)
+    x = torch.randn(n, 3, generator=generator) + 1.5 * torch.eye(3)[labels]
+    for _ in range(2):
+        noisy = x + noise * torch.randn(n, 3, generator=generator)
+        distances = torch.cdist(noisy, noisy, compute_mode="donot_use_mm_for_euclid_dist")
+        neighbors = distances.fill_diagonal_(torch.inf).topk(24, largest=False).indices
+        yield Lists(neighbors, labels[neighbors] == labels[:, None])
+
+
+def test_type_one_error_is_near_5_percent_where_mcnemar_is_far_above(one_thread):
+    generator = torch.Generator().manual_seed(0)
+    rejected, uncorrected, excluded, repetitions = 0, 0, 0, 600
+    for _ in range(repetitions):
+        a, b = copies(generator)
+        first, second = (values(part.hits, "si", 1) for part in (a, b))
+        effect = uncertainty.design_effect(first - second, (a, b), "si", 1)
+        found = compare_values(first, second, torch.zeros(len(first)).long(), effect)
+        rejected += found.p_value < 0.05
+        uncorrected += found.p_independent < 0.05
+        excluded += not found.low <= 0 <= found.high
+    assert 0.03 <= rejected / repetitions <= 0.07
+    assert 0.03 <= excluded / repetitions <= 0.07
+    assert uncorrected / repetitions > 0.08
+
+
+def test_comparison_says_which_samples_and_classes_speak():
+    x, y = random_data(0, 300)
+    noisy = x + np.random.default_rng(1).normal(size=x.shape).astype(np.float32) * 3
+    a, b = SeparationIndex(x, y * 5), SeparationIndex(noisy, y * 5)
+    found, mirrored = a.compare(b, "high_order_si", 2), b.compare(a, "high_order_si", 2)
+    first = a.high_order_si(2, per="sample").numpy()
+    second = b.high_order_si(2, per="sample").numpy()
+    assert found.effect == pytest.approx(a.high_order_si(2) - b.high_order_si(2))
+    assert (found.wins, found.losses) == ((first > second).sum(), (first < second).sum())
+    independent = stats.binomtest(found.wins, found.wins + found.losses).pvalue
+    assert found.p_independent == pytest.approx(independent)
+    assert found.p_value > found.p_independent
+    assert found.low < found.effect < found.high
+    assert mirrored.p_value == found.p_value
+    assert (mirrored.effect, mirrored.low) == pytest.approx((-found.effect, -found.high))
+    assert found.classes["label"].tolist() == [0, 5, 10, 15]
+    assert found.classes[["n", "wins", "losses"]].sum().tolist() == [300, found.wins, found.losses]
+    np.testing.assert_allclose(found.classes["value"], a.high_order_si(2, per="class"))
+    np.testing.assert_allclose(found.classes["p_holm"], holm(found.classes["p_value"]))
+
+
+@pytest.mark.parametrize("index", ["si", "soft_order_si", "anti_si", "center_si"])
+def test_a_representation_does_not_differ_from_itself(index):
+    x, y = random_data()
+    found = SeparationIndex(x, y).compare(
+        SeparationIndex(x * 2, y), index, 2 if "o" in index else 1
+    )
+    assert (found.effect, found.wins, found.losses, found.p_value) == (0, 0, 0, 1)
+    assert -0.1 < found.low < 0 < found.high < 0.1
+
+
+def test_a_clear_difference_is_found_and_survives_the_correction():
+    x, y = random_data(0, 400)
+    rng = np.random.default_rng(0)
+    parts = {"good": x * 0.1 + 3 * y[:, None], "poor": x, "none": rng.normal(size=x.shape)}
+    table = compare_all({name: SeparationIndex(part, y) for name, part in parts.items()})
+    assert table[["first", "second"]].values.tolist() == [
+        ["good", "poor"], ["good", "none"], ["poor", "none"],
+    ]  # fmt: skip
+    assert (table["p_holm"] < 0.001).all()
+    assert (table["p_holm"] >= table["p_value"]).all()
+    assert (table["low"] > 0).all()
+    assert (table["n"] == 400).all()
+
+
+def test_comparisons_that_make_no_sense_are_refused():
+    x, y = random_data()
+    s = SeparationIndex(x, y)
+    with pytest.raises(ValueError, match="other must hold the same 150 samples; it has 149"):
+        s.compare(SeparationIndex(x[1:], y[1:]))
+    other = y.copy()
+    other[7] += 1
+    with pytest.raises(
+        ValueError, match="other must have the same labels; they differ at sample 7"
+    ):
+        s.compare(SeparationIndex(x, other))
+    with pytest.raises(ValueError, match="representations must be two or more"):
+        compare_all({"one": s})
+    with pytest.raises(ValueError, match="index must be one of"):
+        s.compare(s, "si2")

@@ -1,0 +1,166 @@
+"""Intervals by simulation: they cover the value expected at N as often as they say."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from labeled_data import DATA, random_data
+from reference import index_values
+
+from siutils import SeparationIndex, indices, uncertainty
+from siutils.uncertainty import Lists
+
+POPULATIONS = {  # class means, shared standard deviation 1
+    "two overlapping Gaussians": torch.tensor([[0.0, 0.0], [1.0, 0.0]]),
+    "six Gaussians": 2.5
+    * torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 1, 1]]),
+}
+KINDS = (("si", 1), ("high_order_si", 2))
+
+
+def draws(means, n, count, generator, depth):
+    """Neighbors and hits, both (count, n, depth), of independent data sets."""
+    labels = torch.randint(0, len(means), (count, n), generator=generator)
+    x = torch.randn(count, n, means.shape[1], generator=generator) + means[labels]
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    distances.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    neighbors = distances.topk(depth, largest=False).indices
+    theirs = torch.gather(labels[:, None].expand(-1, n, -1), 2, neighbors)
+    return neighbors, theirs == labels[:, :, None]
+
+
+def values(hits, index, order):
+    return getattr(indices, "high_order_si" if index == "si" else index)(hits, order)
+
+
+@pytest.mark.parametrize("population", POPULATIONS)
+def test_95_percent_intervals_cover_in_93_to_97_percent_of_500_repetitions(population, one_thread):
+    means, n, generator = POPULATIONS[population], 200, torch.Generator().manual_seed(0)
+    pool = [draws(means, n, 100, generator, 2)[1].flatten(0, 1) for _ in range(25)]
+    truth = {k: float(values(torch.cat(pool), *k).mean()) for k in KINDS}
+    covered, binomial = dict.fromkeys(KINDS, 0), 0
+    for _ in range(5):
+        batch = draws(means, n, 100, generator, uncertainty.list_depth(2))
+        for neighbors, hits in zip(*batch, strict=True):
+            for kind in KINDS:
+                v, depth = values(hits, *kind), uncertainty.list_depth(kind[1])
+                lists = Lists(neighbors[:, :depth], hits[:, :depth])
+                effect = uncertainty.design_effect(v, (lists,), *kind)
+                found = uncertainty.interval(v, effect)
+                covered[kind] += found.low <= truth[kind] <= found.high
+            naive = uncertainty.interval(values(hits, *KINDS[0]), 1.0)
+            binomial += naive.low <= truth[KINDS[0]] <= naive.high
+    assert all(0.93 <= count / 500 <= 0.97 for count in covered.values()), covered
+    assert binomial / 500 < 0.9  # what the design effect is there for
+
+
+def test_design_effect_is_the_ratio_of_variances(one_thread):
+    means, n, generator = POPULATIONS["two overlapping Gaussians"], 100, torch.Generator()
+    hits = torch.cat([draws(means, n, 500, generator, 1)[1] for _ in range(8)])[:, :, 0].double()
+    true = float(hits.mean(1).var() * n / hits.var())
+    effects = []
+    for neighbors, h in zip(*draws(means, n, 20, generator, 24), strict=True):
+        v = values(h, "si", 1)
+        effects.append(uncertainty.design_effect(v, (Lists(neighbors, h),), "si", 1))
+    assert np.mean(effects) == pytest.approx(true, rel=0.1)
+
+
+def test_dealt_values_are_the_index_within_each_group():
+    x, y = random_data(1, 80)
+    s = SeparationIndex(x, y)
+    lists = Lists(s._search(79), s._hits(79))  # complete
+    groups = torch.arange(80)[:, None] % 4
+    for index in ("high_order_si", "soft_order_si", "anti_si"):
+        found, enough = uncertainty._dealt(groups, lists, index, 3)
+        assert enough.all()
+        for g in range(4):
+            part = index_values(x[g::4], y[g::4], 3)[index]
+            np.testing.assert_array_equal(found[g::4, 0], part)
+
+
+def test_short_lists_leave_samples_out_but_no_wrong_values_in():
+    x, y = random_data(1, 80)
+    s = SeparationIndex(x, y)
+    groups = torch.arange(80)[:, None] % 4
+    lists = Lists(s._search(5), s._hits(5)[:, :5])
+    found, enough = uncertainty._dealt(groups, lists, "si", 1)
+    whole, _ = uncertainty._dealt(groups, Lists(s._search(79), s._hits(79)), "si", 1)
+    assert 0 < enough.sum() < 80
+    assert torch.equal(found[enough], whole[enough])
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_every_interval_is_finite_and_holds_its_value(name):
+    x, y = DATA[name]
+    table = SeparationIndex(x, y).report(2, interval=True)
+    assert (table["low"] <= table["value"]).all()
+    assert (table["value"] <= table["high"]).all()
+    assert table[["low", "high"]].stack().between(0, 1).all()
+    assert (table["high"] - table["low"] > 0.01).all()
+    assert (table["design_effect"] > 0).all()
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 12, 39])
+@pytest.mark.parametrize("classes", [1, 2, 40])
+def test_tiny_data_and_values_of_0_and_1_have_wide_intervals_not_nan(n, classes):
+    x, y = torch.arange(float(n))[:, None], torch.arange(n) % classes
+    for index, order in (("si", 1), ("soft_order_si", min(2, n - 1)), ("anti_si", 1)):
+        found = SeparationIndex(x, y).interval(index, order)
+        assert 0 <= found.low <= found.value <= found.high <= 1
+        assert found.high - found.low > 1.5 / n
+        assert found.design_effect >= 1
+
+
+def test_few_misses_count_in_clusters():
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    y = torch.zeros(200, dtype=torch.int64)
+    s = SeparationIndex(x, y)
+    found = s.interval()
+    assert found.design_effect == uncertainty.spoiled(s._search(1), 1) > 2
+    z2 = 1.959964**2
+    assert found.low == pytest.approx(1 / (1 + z2 * found.design_effect / 200))  # Wilson at p = 1
+
+
+def test_many_samples_are_judged_by_a_random_choice(monkeypatch):
+    monkeypatch.setattr("siutils.separation.MAX_SAMPLES", 300)
+    x, y = random_data(5, 900)
+    s = SeparationIndex(x, y)
+    small = s.interval("si", seed=1)
+    assert s._lists(1, 1).neighbors.shape == (300, uncertainty.list_depth(1))
+    assert s._lists(1, 1).neighbors.max() < 300
+    monkeypatch.setattr("siutils.separation.MAX_SAMPLES", 10_000)
+    whole = SeparationIndex(x, y).interval("si", seed=1)
+    assert small.design_effect == pytest.approx(whole.design_effect, rel=0.35)
+    assert small.n == whole.n == 900
+
+
+def test_the_seed_decides_and_the_level_widens():
+    s = SeparationIndex(*random_data())
+    assert s.interval(seed=3) == s.interval(seed=3)
+    a, b = s.interval(level=0.5), s.interval(level=0.99)
+    assert b.low < a.low < a.high < b.high
+    state = torch.get_rng_state()
+    s.interval()
+    assert torch.equal(state, torch.get_rng_state())
+    for level in (0, 1, 95):
+        with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+            s.interval(level=level)
+    with pytest.raises(ValueError, match="index must be one of"):
+        s.interval("SI")
+
+
+def test_soft_order_interval_uses_the_spread_of_its_values():
+    v = torch.tensor([0.0, 0.5, 1.0, 0.5] * 50)
+    soft, hard = uncertainty.interval(v, 1.0), uncertainty.interval((v > 0.4).double(), 1.0)
+    assert soft.value == 0.5
+    half = 1.959964 * math.sqrt(0.125 / 200)
+    assert soft.high - soft.low == pytest.approx(2 * half, rel=0.02)
+    assert hard.value == 0.75
+
+
+@pytest.mark.cuda
+def test_cuda_equals_cpu():
+    x, y = random_data()
+    tables = [SeparationIndex(x, y, device=d).report(2, interval=True) for d in ("cpu", "cuda")]
+    assert tables[0].equals(tables[1])
