@@ -37,8 +37,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-GROUPS = 4
-DEALS = 200
+GROUPS = 2  # the largest groups are nearest in size to the whole
+DEALS = 400
 MAX_SAMPLES = 10_000  # for the design effect; a random choice of more
 FEW = 10
 ENTRIES = 2**21  # of samples × deals in one step
@@ -60,9 +60,9 @@ def list_depth(order: int) -> int:
     """Neighbors to list per sample: 1 % at most then lack members of their group.
 
     >>> list_depth(1)
-    24
+    8
     """
-    return GROUPS * (2 * order + 4)
+    return 3 * order + 5
 
 
 def interval(values: Tensor, effect: float, level: float = 0.95) -> Interval:

@@ -42,7 +42,7 @@ def copies(generator, n=200, noise=0.7):
     for _ in range(2):
         noisy = x + noise * torch.randn(n, 3, generator=generator)
         distances = torch.cdist(noisy, noisy, compute_mode="donot_use_mm_for_euclid_dist")
-        neighbors = distances.fill_diagonal_(torch.inf).topk(24, largest=False).indices
+        neighbors = distances.fill_diagonal_(torch.inf).topk(8, largest=False).indices
         yield Lists(neighbors, labels[neighbors] == labels[:, None])
 
 

@@ -60,7 +60,7 @@ def test_design_effect_is_the_ratio_of_variances(one_thread):
     hits = torch.cat([draws(means, n, 500, generator, 1)[1] for _ in range(8)])[:, :, 0].double()
     true = float(hits.mean(1).var() * n / hits.var())
     effects = []
-    for neighbors, h in zip(*draws(means, n, 20, generator, 24), strict=True):
+    for neighbors, h in zip(*draws(means, n, 20, generator, 8), strict=True):
         v = values(h, "si", 1)
         effects.append(uncertainty.design_effect(v, (Lists(neighbors, h),), "si", 1))
     assert np.mean(effects) == pytest.approx(true, rel=0.1)
