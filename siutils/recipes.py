@@ -98,7 +98,7 @@ RECIPES: dict[str, Recipe] = {
         name="one_cycle_adamw",
         batch_size=32,
         optimizer="adamw",
-        lr=0.003,
+        lr=0.004,
         weight_decay=0.01,
     ),
 }
