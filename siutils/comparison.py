@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,9 +23,6 @@ from torch import Tensor
 
 from siutils import indices
 from siutils.uncertainty import quantile
-
-if TYPE_CHECKING:
-    from siutils.separation import SeparationIndex
 
 
 class Comparison(NamedTuple):
@@ -159,7 +156,7 @@ def _by_class(first: Tensor, second: Tensor, labels: Tensor, effect: float) -> p
 
 
 def compare_all(
-    representations: Mapping[str, SeparationIndex],
+    representations: Mapping[str, Any],
     index: str = "si",
     order: int = 1,
     level: float = 0.95,
