@@ -175,6 +175,12 @@ def compare_all(
 
     Raises:
         ValueError: fewer than two, or as :meth:`siutils.SeparationIndex.compare`.
+
+    >>> from siutils import SeparationIndex
+    >>> x, y = torch.arange(6.0)[:, None], torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> parts = {"line": SeparationIndex(x, y), "wrapped": SeparationIndex(x % 3, y)}
+    >>> compare_all(parts)[["first", "second", "wins", "losses"]].values.tolist()
+    [['line', 'wrapped', 5, 0]]
     """
     if len(representations) < 2:
         raise ValueError(f"representations must be two or more; got {list(representations)}")

@@ -152,7 +152,10 @@ def aggregate(values: Tensor, codes: Tensor, n_classes: int, per: str) -> float 
 
 
 def check_level(per: str) -> None:
-    """Raise a ValueError unless ``per`` is one of :data:`LEVELS`."""
+    """Raise a ValueError unless ``per`` is one of :data:`LEVELS`.
+
+    >>> check_level("sample")
+    """
     if per not in LEVELS:
         raise ValueError(f"per must be one of {', '.join(LEVELS)}; got {per!r}")
 
@@ -263,7 +266,10 @@ def same_label_candidates(
 
 
 def check_index(index: str) -> None:
-    """Raise a ValueError unless ``index`` is one of :data:`INDICES`."""
+    """Raise a ValueError unless ``index`` is one of :data:`INDICES`.
+
+    >>> check_index("anti_si")
+    """
     if index not in INDICES:
         raise ValueError(f"index must be one of {', '.join(INDICES)}; got {index!r}")
 

@@ -160,7 +160,11 @@ def confusion_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
 
     Args:
         table: counts ``(C, C)`` of :func:`siutils.samples.neighbor_confusion`.
-        classes: C names; many are shown as numbers.
+        classes: C names; more than 30 are not shown.
+
+    >>> counts = pd.DataFrame([[3, 1], [0, 2]])
+    >>> confusion_map(counts, ["a", "b"]).axes[0].images[0].get_array().tolist()
+    [[0.75, 0.25], [0.0, 1.0]]
     """
     count = len(table)
     size = min(7.0, 3.4 + 0.16 * count)
@@ -189,6 +193,11 @@ def neighbor_strips(table: pd.DataFrame, images: np.ndarray, classes: Sequence[s
         table: rows of :func:`siutils.samples.hardest_samples`; labels index ``classes``.
         images: uint8 ``(N, 3, H, W)``.
         classes: names.
+
+    >>> row = {"place": 1, "sample": 0, "label": 0, "rank": 1, "neighbor": 2, "neighbor_label": 1}
+    >>> figure = neighbor_strips(pd.DataFrame([row]), np.zeros((3, 3, 4, 4)), ["cat", "dog"])
+    >>> [axes.get_title() for axes in figure.axes]
+    ['cat', 'dog']
     """
     rows = list(table.groupby("place", sort=False))
     across = 1 + int(table["rank"].max())
