@@ -5,7 +5,7 @@ the other does not, speak. The exact McNemar test is a sign test on them, but ta
 independent; here the discordance of one sample goes with that of its neighbors. So both counts are
 divided by the design effect of the differences (:mod:`siutils.uncertainty`), and the binomial tail
 is continued between integers by the incomplete beta function. With the design effect measured, the
-test cannot be exact, so the outcome itself counts by half (mid-p), which is nearest to 5 % in 100.
+test cannot be exact, so the outcome itself counts by half (mid-p): closest to the nominal level.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Comparison(NamedTuple):
     """``effect`` = first value − second, in ``low … high`` at confidence ``level``.
 
     ``wins`` and ``losses`` count the samples with a higher and a lower value in the first;
-    ``p_value`` is for no difference, ``p_independent`` the exact McNemar test without correction.
+    ``p_value`` is for no difference (corrected, mid-p), ``p_independent`` the exact McNemar test
+    without correction.
     ``classes`` is a DataFrame with a row per class: ``label, n, value, other, effect, wins, losses,
     p_value, p_holm``, the last corrected for the number of classes.
     """
