@@ -134,7 +134,7 @@ def _add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--labels", metavar="FILE", help="file of the labels (default: those in FEATURES)"
     )
     parser.add_argument(
-        "--test", metavar="FILE", help="also score these samples against FEATURES (cross SI)"
+        "--test", metavar="FILE", help="also score these samples among FEATURES (cross SI)"
     )
     parser.add_argument(
         "--test-labels", metavar="FILE", help="file of their labels (default: those in --test)"
@@ -165,7 +165,7 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _score_table(options: argparse.Namespace) -> pd.DataFrame:
-    """The report of the features, and a row for cross SI where there are test samples."""
+    """The report of the features with intervals, and that of test samples among them."""
     import pandas as pd
 
     from siutils.devices import resolve_device
@@ -181,15 +181,16 @@ def _score_table(options: argparse.Namespace) -> pd.DataFrame:
     features, labels = _samples(options.features, options.labels, "--labels")
     if not options.test:
         (labels,) = label_codes(labels)
-        return SeparationIndex(features, labels, options.normalize, device).report(options.order)
+        index = SeparationIndex(features, labels, options.normalize, device)
+        return index.report(options.order, interval=True)
     test_features, test_labels = _samples(options.test, options.test_labels, "--test-labels")
     labels, test_labels = label_codes(labels, test_labels)
     index = SeparationIndex(features, labels, options.normalize, device)
-    cross = float(index.cross_si(test_features, test_labels))
-    table = index.report(options.order)
-    row = table.iloc[[0]].assign(index="cross_si", value=cross, n=len(test_labels))
-    known = ["index", "order", "value", "n", "n_features", "n_classes", "normalize"]
-    return pd.concat([table, row[known]], ignore_index=True)
+    crossed = index.cross(test_features, test_labels).report(options.order, interval=True)
+    crossed["index"] = "cross_" + crossed["index"]
+    own = index.report(options.order, interval=True)
+    counts = dict.fromkeys(crossed.columns.difference(own.columns), "Int64")  # empty for own rows
+    return pd.concat([own, crossed], ignore_index=True).astype(counts)
 
 
 def _samples(file: str, label_file: str | None, option: str) -> tuple[Any, Any]:
@@ -208,5 +209,8 @@ def _readable(table: pd.DataFrame) -> str:
     shared = [c for c in table if c != "index" and len(table) > 1 and table[c].nunique() == 1]
     shared = [c for c in shared if not table[c].isna().any()]
     line = ", ".join(f"{column} = {table[column].iloc[0]}" for column in shared)
-    rows = table.drop(columns=shared).to_string(index=False, na_rep="–", float_format="%.5f")
+    rest = table.drop(columns=shared)
+    for column in rest.select_dtypes("Int64"):
+        rest[column] = rest[column].astype(object).fillna("–")
+    rows = rest.to_string(index=False, na_rep="–", float_format="%.5f")
     return f"{line}\n\n{rows}" if line else rows

@@ -124,7 +124,7 @@ def score(samples, *arguments):
 def test_score_prints_the_report_of_the_class(samples, capsys):
     with np.load(samples / "train.npz") as data:
         index = SeparationIndex(data["features"], data["labels"], normalize=True)
-    expected = index.report(3)
+    expected = index.report(3, interval=True)
     assert score(samples, "train.npz", "--normalize", "--order", "3", "--csv") == 0
     pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(capsys.readouterr().out)), expected)
     assert (
@@ -134,7 +134,7 @@ def test_score_prints_the_report_of_the_class(samples, capsys):
     pd.testing.assert_frame_equal(pd.DataFrame(rows).astype(expected.dtypes), expected)
     assert score(samples, "train.csv", "--normalize", "--order", "3") == 0
     head, blank, columns, *lines = capsys.readouterr().out.splitlines()
-    assert head == "n = 40, n_features = 4, n_classes = 3, normalize = True"
+    assert head == "undefined = 0, n = 40, n_features = 4, n_classes = 3, normalize = True"
     assert (blank, columns.split()[:3]) == ("", ["index", "order", "value"])
     assert [line.split()[:3] for line in lines] == [
         [row.name, str(row.order), f"{row.value:.5f}"]
@@ -147,11 +147,15 @@ def test_score_of_test_samples_is_cross_si(samples, capsys):
         index = SeparationIndex(a["features"], a["labels"])
         expected = index.cross_si(b["features"], b["labels"])
     assert score(samples, "train.npz", "--test", "test.npz", "--json") == 0
-    (row,) = (r for r in json.loads(capsys.readouterr().out) if r["index"] == "cross_si")
-    assert (row["value"], row["n"]) == (expected, 20)
+    rows = json.loads(capsys.readouterr().out)
+    (row,) = (r for r in rows if r["index"] == "cross_si")
+    assert (row["value"], row["n"], row["n_reference"]) == (expected, 20, 40)
+    assert row["low"] <= expected <= row["high"]
+    assert sum(r["index"].startswith("cross_") for r in rows) == 7  # SI, three of two orders
     assert score(samples, "train.npz", "--test", "x.npy", "--test-labels", "y.npy", "--csv") == 0
     table = pd.read_csv(io.StringIO(capsys.readouterr().out))
-    assert table["value"].iloc[-1] == 1.0  # each test sample is a training sample
+    found = table.set_index("index")["value"]
+    assert found["cross_si"] == 1.0  # each test sample is a training sample
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,7 @@ def test_wrong_input_of_score_is_one_line_and_code_2(samples, capsys, arguments,
 
 
 def test_an_unexpected_error_of_score_is_one_line_and_code_1(samples, capsys, monkeypatch):
-    def broken(self, max_order):
+    def broken(self, *_, **__):
         raise MemoryError("no room")
 
     monkeypatch.setattr(SeparationIndex, "report", broken)
