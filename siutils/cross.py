@@ -65,7 +65,7 @@ class CrossSeparation(IndexFamily):
         queries = self._queries if rows is None else self._queries[rows.to(self._queries.device)]
         return kneighbors(self._features, k, queries=queries).indices.cpu()
 
-    def _design_effect(self, index: str, order: int, seed: int) -> float:
+    def _design_effect(self, values: Tensor, index: str, order: int, seed: int) -> float:
         return 1.0
 
     def _facts(self) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class IndexFamily(ABC):
         (0.917, True)
         """
         values = self._sample_values(index, order)
-        effect = self._design_effect(index, order, seed)
+        effect = self._design_effect(values, index, order, seed)
         return uncertainty.interval(values, effect, level)
 
     def report(
@@ -187,7 +187,8 @@ class IndexFamily(ABC):
         for column, per in (("value", "dataset"), ("macro", "macro")):
             row[column] = indices.aggregate(values, self._codes, self.n_classes, per)
         if interval:
-            found = self.interval(name, order, level)
+            effect = self._design_effect(values, name, order, seed=0)
+            found = uncertainty.interval(values, effect, level)
             row |= {"low": found.low, "high": found.high, "design_effect": found.design_effect}
         row["chance"] = chance = indices.chance(name, *counts)
         row["lift"] = row["value"] / chance if chance > 0 else math.nan
@@ -247,5 +248,5 @@ class IndexFamily(ABC):
         """The k nearest neighbors of all samples, or of some: int64 ``(…, k)`` on the CPU."""
 
     @abstractmethod
-    def _design_effect(self, index: str, order: int, seed: int) -> float:
+    def _design_effect(self, values: Tensor, index: str, order: int, seed: int) -> float:
         """See :mod:`siutils.uncertainty`."""

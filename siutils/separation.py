@@ -161,10 +161,7 @@ class SeparationIndex(IndexFamily):
             where = int((self._labels != other._labels).nonzero()[0, 0])
             raise ValueError(f"other must have the same labels; they differ at sample {where}")
         pair = self._sample_values(index, order), other._sample_values(index, order)
-        effect = 1.0
-        if index != "center_si":
-            lists = self._lists(order, seed), other._lists(order, seed)
-            effect = design_effect(pair[0] - pair[1], lists, index, order, seed)
+        effect = self._design_effect(pair[0] - pair[1], index, order, seed, (other,))
         return compare_values(*pair, self._labels, effect, level)
 
     def curve(
@@ -267,11 +264,19 @@ class SeparationIndex(IndexFamily):
             return found.indices.cpu()
         return nearest_others(self._features, rows, k)
 
-    def _design_effect(self, index: str, order: int, seed: int) -> float:
+    def _design_effect(
+        self,
+        values: Tensor,
+        index: str,
+        order: int,
+        seed: int,
+        others: tuple[SeparationIndex, ...] = (),
+    ) -> float:
         if index == "center_si":
             return 1.0
-        values = self._sample_values(index, order)
-        return design_effect(values, (self._lists(order, seed),), index, order, seed)
+        order = 1 if index == "si" else order
+        lists = tuple(s._lists(order, seed) for s in (self, *others))
+        return design_effect(values, lists, index, order, seed)
 
     def _lists(self, order: int, seed: int = 0) -> Lists:
         """Neighbor lists among all samples, or a random choice of many, for `design_effect`."""

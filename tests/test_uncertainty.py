@@ -128,7 +128,9 @@ def test_many_samples_are_judged_by_a_random_choice(monkeypatch):
     s = SeparationIndex(x, y)
     small = s.interval("si", seed=1)
     assert s._lists(1, 1).neighbors.shape == (300, uncertainty.list_depth(1))
-    assert s._lists(1, 1).neighbors.max() < 300
+    rows = torch.randperm(900, generator=torch.Generator().manual_seed(1))[:300].sort().values
+    part = SeparationIndex(x[rows], y[rows])
+    assert torch.equal(s._lists(1, 1).hits, part._hits(uncertainty.list_depth(1)))
     monkeypatch.setattr("siutils.separation.MAX_SAMPLES", 10_000)
     whole = SeparationIndex(x, y).interval("si", seed=1)
     assert small.design_effect == pytest.approx(whole.design_effect, rel=0.35)
@@ -138,6 +140,7 @@ def test_many_samples_are_judged_by_a_random_choice(monkeypatch):
 def test_the_seed_decides_and_the_level_widens():
     s = SeparationIndex(*random_data())
     assert s.interval(seed=3) == s.interval(seed=3)
+    assert s.interval("si", 3) == s.interval("si") == s.interval("high_order_si", 1)
     a, b = s.interval(level=0.5), s.interval(level=0.99)
     assert b.low < a.low < a.high < b.high
     state = torch.get_rng_state()
