@@ -20,7 +20,7 @@ nearest neighbor does not change smoothly when a sample is left out.
 The interval is Wilson's with N divided by the design effect. It is for the value that is expected
 *at this N* (SI grows with N) when samples are drawn at random. Where the number of samples per
 class was fixed in advance, it is a little too wide. On raw CIFAR-100 pixels the design effect of SI
-rises from 1.3 at N = 2,500 to 1.6 at 20,000; of more than MAX_SAMPLES it is that of a random choice.
+rises from 1.3 at N = 2,500 to 1.6 at 20,000; above MAX_SAMPLES it is that of a random choice.
 
 **Few events.** With fewer than 10 samples that decide (hits, or misses, whichever are fewer), or
 groups of fewer than 10, the design effect is no less than :func:`spoiled`: one intruder spoils
