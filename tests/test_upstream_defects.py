@@ -9,7 +9,7 @@ import torch
 from labeled_data import RNG, duplicates, random_data
 from reference import brute_neighbors, center_values, class_values, index_values, run_scores
 
-from siutils import SeparationIndex
+from siutils import SeparationIndex, kneighbors
 
 
 def test_defect_the_whole_distance_matrix_is_built():
@@ -129,3 +129,45 @@ def test_defect_a_data_score_of_0_where_all_labels_are_equal():
 def test_defect_center_si_has_no_value_for_1d_labels_with_gaps():
     x, y = random_data()
     assert SeparationIndex(x, y * 3 + 1).center_si() == center_values(x, y).mean()
+
+
+def test_defect_features_are_ranked_by_columns_of_the_distance_matrix():
+    x, y = random_data(2, 60)
+    x[:, 3] = y  # the one feature that separates
+    s = SeparationIndex(x, y)
+    assert int(s.feature_si().argmax()) == 3
+    assert s.select_features(2)["feature"].tolist()[0] == 3
+    matrix = ((x[:, None] - x[None]) ** 2).sum(-1)  # upstream takes its first D columns
+    wrong = [index_values(matrix[:, [j]], y, 1)["si"].mean() for j in range(5)]
+    assert int(np.argmax(wrong)) != 3
+
+
+def test_defect_single_feature_si_raises():
+    x, y = random_data(3, 80)
+    oracle = [index_values(x[:, [j]], y, 1)["si"].mean() for j in range(x.shape[1])]
+    np.testing.assert_allclose(SeparationIndex(x, y).feature_si(), oracle)
+
+
+def test_defect_triplets_take_ranks_for_sample_numbers():
+    x, y = random_data(4, 80)
+    found = SeparationIndex(x, y).local_triplets()
+    order = brute_neighbors(x, len(x) - 1)[1]
+    for i, row in enumerate(order):
+        assert found.same[i] == row[y[row] == y[i]][0]
+        assert found.other[i] == row[y[row] != y[i]][0]
+
+
+def test_defect_every_index_sorts_the_distances_again(monkeypatch):
+    from siutils import separation
+
+    searches = []
+
+    def counted(features, k, **options):
+        searches.append(k)
+        return kneighbors(features, k, **options)
+
+    monkeypatch.setattr(separation, "kneighbors", counted)
+    s = SeparationIndex(*random_data())
+    s.report(5)
+    s.si("class"), s.high_order_si(3), s.soft_order_si(4, "sample"), s.anti_si(2), s.confusion(2)
+    assert searches == [5, 1]  # one for all orders, one among the class means
