@@ -9,7 +9,7 @@ report: .venv/ready
 	$(BIN)/siutils report --profile $(PROFILE)
 
 test: .venv/ready
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .

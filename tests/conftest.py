@@ -1,11 +1,20 @@
 """Skips, with the reason, what this machine cannot run."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from siutils.paths import data_dir
+
+
+def pytest_configure(config):
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:  # more threads than cores wait for each other
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that tests start
 
 
 def pytest_collection_modifyitems(items):
