@@ -1,4 +1,7 @@
-"""Does a score rank models as their accuracy does? Rank correlations between the two."""
+"""Scores that rank models, and whether they rank them as their accuracy does.
+
+The scores are those of :mod:`siutils.transferability`, beside the Separation Index family.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,35 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+from siutils.sampling import check_positive
+from siutils.transferability import (
+    h_score,
+    leep,
+    linear_probe,
+    logme,
+    nce,
+    nearest_center,
+    regularized_h_score,
+    score_table,
+    silhouette,
+    transrate,
+)
+
+__all__ = [
+    "h_score",
+    "leep",
+    "linear_probe",
+    "logme",
+    "nce",
+    "nearest_center",
+    "rank_correlation",
+    "regularized_h_score",
+    "require_equal_n",
+    "score_table",
+    "silhouette",
+    "transrate",
+]
 
 
 def require_equal_n(table: pd.DataFrame, column: str = "n") -> pd.DataFrame:
@@ -33,12 +65,25 @@ def require_equal_n(table: pd.DataFrame, column: str = "n") -> pd.DataFrame:
     return table
 
 
-def rank_correlation(scores: Sequence[float], accuracies: Sequence[float]) -> dict[str, float]:
+def rank_correlation(
+    scores: Sequence[float],
+    accuracies: Sequence[float],
+    interval: bool = False,
+    repeats: int = 2000,
+    seed: int = 0,
+) -> dict[str, float]:
     """Agreement of a score with the accuracy that it should predict, over M models.
+
+    The interval holds the middle 95 % of weighted Kendall over ``repeats`` resamples of M models,
+    drawn with replacement. Copies of a model are tied in both rankings and so do not count as
+    agreement; a resample whose scores or accuracies are all equal ranks nothing and is redrawn.
 
     Args:
         scores: ``(M,)``, higher is better, M ≥ 2, finite, not all equal.
         accuracies: ``(M,)``, likewise.
+        interval: add ``weighted_kendall_low`` and ``weighted_kendall_high``; M ≥ 3.
+        repeats: number of resamples.
+        seed: of the resamples.
 
     Returns:
         ``weighted_kendall`` (SciPy's ``weightedtau``, top ranks weigh most, as in the literature on
@@ -46,7 +91,8 @@ def rank_correlation(scores: Sequence[float], accuracies: Sequence[float]) -> di
         ``top1_regret``, the accuracy lost by taking the model with the highest score; ``n``, M.
 
     Raises:
-        ValueError: if lengths differ, M < 2, a value is not finite, or all values are equal.
+        ValueError: if lengths differ, M is too small, a value is not finite, all values are equal,
+            or ``repeats`` is not positive.
 
     >>> result = rank_correlation([0.1, 0.2, 0.3], [50.0, 70.0, 90.0])
     >>> result["kendall"], result["top1_regret"], result["n"]
@@ -63,7 +109,7 @@ def rank_correlation(scores: Sequence[float], accuracies: Sequence[float]) -> di
             raise ValueError(f"{name} must be finite; got {values.tolist()}")
         if np.ptp(values) == 0:
             raise ValueError(f"{name} are all {values[0]}: no ranking to compare")
-    return {
+    result = {
         "weighted_kendall": float(stats.weightedtau(x, y).statistic),
         "kendall": float(stats.kendalltau(x, y).statistic),
         "spearman": float(stats.spearmanr(x, y).statistic),
@@ -71,3 +117,20 @@ def rank_correlation(scores: Sequence[float], accuracies: Sequence[float]) -> di
         "top1_regret": float(y.max() - y[x.argmax()]),
         "n": len(x),
     }
+    if interval:
+        low, high = _interval(x, y, repeats, seed)
+        result |= {"weighted_kendall_low": low, "weighted_kendall_high": high}
+    return result
+
+
+def _interval(x: np.ndarray, y: np.ndarray, repeats: int, seed: int) -> list[float]:
+    check_positive(repeats, "repeats")
+    if len(x) < 3:
+        raise ValueError(f"scores must be of at least 3 models for an interval; got {len(x)}")
+    rng = np.random.default_rng(seed)
+    found: list[float] = []
+    while len(found) < repeats:
+        drawn = rng.integers(0, len(x), len(x))
+        if np.ptp(x[drawn]) > 0 and np.ptp(y[drawn]) > 0:
+            found.append(stats.weightedtau(x[drawn], y[drawn]).statistic)
+    return np.quantile(found, [0.025, 0.975]).tolist()
