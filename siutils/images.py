@@ -106,10 +106,11 @@ class ImageSet:
         Raises:
             ValueError: `pixels` is no integer of at least 0.
 
-        >>> image = torch.ones(1, 3, 2, 2, dtype=torch.uint8)
+        >>> image = torch.zeros(1, 3, 5, 5, dtype=torch.uint8)
+        >>> image[..., 2, 2] = 1  # two pixels from the edge: not lost
         >>> data = ImageSet("toy", image, torch.tensor([0]), ("ant",), "")
-        >>> int(data.shifted(0).images.sum()), int(data.shifted(9, seed=1).images.sum())
-        (12, 0)
+        >>> int(data.shifted(2).images.sum()), data.shifted(0) is data
+        (3, True)
         """
         if pixels == 0:
             return self

@@ -90,7 +90,7 @@ def error_oracle(x, y, k):
     return result
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", [n for n in DATA if n != "one_class"])  # which is refused
 @pytest.mark.parametrize("k", [1, K, 60])
 def test_label_errors_equal_the_oracle(monkeypatch, name, k):
     monkeypatch.setattr(samples, "_ROWS", 50)  # more than one part
