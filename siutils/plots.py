@@ -272,8 +272,9 @@ def network_dots(table: pd.DataFrame) -> Figure:
             axes.scatter(rows["value"], y, s=46, c=COLORS[i], marker=MARKERS[i], label=arm)
             if "low" in rows:
                 axes.hlines(y, rows["low"], rows["high"], colors=COLORS[i], linewidth=1)
-        axes.set(title=NAMES[name], xlim=(-0.03, 1.03))
+        axes.set(title=NAMES[name])
         axes.title.set_fontsize(10)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     panels[0].set_yticks(range(len(networks)), networks)
     panels[0].invert_yaxis()
     figure.legend(
@@ -330,7 +331,8 @@ def layer_lines(table: pd.DataFrame, series: str = "series") -> Figure:
     axes.set_xticks(
         layers["depth"], layers["layer"], rotation=30 if len(layers) > 6 else 0, ha="right"
     )
-    axes.set(xlabel="layer, from input to output", ylabel="SI", ylim=(0, 1.02))
+    axes.set(xlabel="layer, from input to output", ylabel="SI")
+    axes.set_ylim(0, min(1.02, 1.2 * max(table["value"].max(), 0.05)))
     axes.legend(frameon=False, fontsize=9)
     return figure
 
