@@ -3,7 +3,8 @@
 Beside the Separation Index family, for :mod:`siutils.ranking`, which shows them all. Each takes
 features ``(N, D)`` of the target images (LEEP and NCE: what the source task's head says of them)
 and their labels ``(N,)``, computes in float64 and returns a float; higher is better. LogME, the
-H-scores and TransRate need one Gram matrix of size min(N, D), summed in blocks.
+H-scores and TransRate need one Gram matrix of size min(N, D), summed in blocks; it loses what is
+less than 1e-7 of the largest singular value.
 
 Only a score's order over networks means something, and only at equal N. TransRate depends on the
 scale of the features, LogME, TransRate and the plain H-score on D; see each for its limits.
@@ -64,20 +65,21 @@ def _log_evidence(sigma: Tensor, projected: Tensor, rest: Tensor, n: int) -> Ten
     alpha, beta = torch.ones_like(rest), torch.ones_like(rest)
     best, top = torch.full_like(rest, -math.inf), sigma.max() if len(sigma) else 1.0
     for _ in range(1000):
-        # How much of each direction the data decides, the prior keeping the rest.
-        kept = sigma[:, None] / (sigma[:, None] + alpha / beta)
+        # How much of each direction the data decides, and what is left to the prior.
+        total = sigma[:, None] + alpha / beta
+        kept, left = sigma[:, None] / total, alpha / beta / total
         weights = (kept.square() * projected / sigma[:, None]).sum(dim=0)
-        residual = ((1 - kept).square() * projected).sum(dim=0) + rest
-        evidence = (1 - kept).log().sum(dim=0) + n * (beta / (2 * math.pi)).log()
+        residual = (left.square() * projected).sum(dim=0) + rest
+        evidence = left.log().sum(dim=0) + n * (beta / (2 * math.pi)).log()
         evidence = (evidence - beta * residual - alpha * weights) / 2
         gain = (evidence - best).max()
         best = torch.maximum(best, evidence)
         if gain < 1e-10 * n:
             break
-        decided = kept.sum(dim=0)
-        beta = ((n - decided) / residual.clamp(min=TINY)).clamp(max=MAX_PRECISION)
+        noise = n - len(sigma) + left.sum(dim=0)
+        beta = (noise / residual.clamp(min=TINY)).clamp(max=MAX_PRECISION)
         # Labels unrelated to the features: α grows without end, and nothing changes any more.
-        alpha = torch.minimum(decided / weights.clamp(min=TINY), 1e12 * beta * top)
+        alpha = torch.minimum(kept.sum(dim=0) / weights.clamp(min=TINY), 1e12 * beta * top)
     return best
 
 

@@ -1,7 +1,10 @@
 """Rank correlations against cases whose answer is known."""
 
+from itertools import product
+
 import numpy as np
 import pytest
+from scipy.stats import weightedtau
 
 from siutils.ranking import rank_correlation
 
@@ -38,3 +41,38 @@ def test_weighted_kendall_minds_the_top_most():
 def test_wrong_input_is_one_clear_error(scores, accuracies, message):
     with pytest.raises(ValueError, match=message):
         rank_correlation(scores, accuracies)
+
+
+def test_interval_holds_the_middle_of_all_resamples():
+    scores, accuracies = np.array([1.0, 2.0, 2.0, 4.0]), np.array([10.0, 40.0, 30.0, 35.0])
+    picks = [list(p) for p in product(range(4), repeat=4)]  # all there are
+    ranked = [p for p in picks if np.ptp(scores[p]) > 0 and np.ptp(accuracies[p]) > 0]
+    values = [weightedtau(scores[p], accuracies[p]).statistic for p in ranked]
+    assert len(ranked) < len(picks) - 4  # two models share a score: such resamples are redrawn
+    found = rank_correlation(scores, accuracies, interval=True, repeats=4000)
+    for end, share in (("low", 0.025), ("high", 0.975)):
+        around = np.quantile(values, [share - 0.01, share + 0.01])
+        assert around[0] - 1e-9 <= found[f"weighted_kendall_{end}"] <= around[1] + 1e-9
+
+
+def test_interval_adds_to_the_result_and_follows_the_seed():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=9)
+    accuracies = scores + rng.normal(size=9)
+    plain = rank_correlation(scores, accuracies)
+    runs = [rank_correlation(scores, accuracies, True, repeats=50, seed=s) for s in (0, 0, 1)]
+    assert runs[0] == runs[1] != runs[2]
+    added = {"weighted_kendall_low", "weighted_kendall_high"}
+    assert runs[0].keys() - plain.keys() == added
+    assert {k: v for k, v in runs[0].items() if k not in added} == plain
+    low, high = runs[0]["weighted_kendall_low"], runs[0]["weighted_kendall_high"]
+    assert -1 <= low < plain["weighted_kendall"] < high <= 1
+    perfect = rank_correlation([1, 2, 3], [4, 5, 6], interval=True, repeats=50)
+    assert perfect["weighted_kendall_low"] == pytest.approx(1)
+
+
+def test_interval_needs_three_models_and_repeats():
+    with pytest.raises(ValueError, match="at least 3 models for an interval; got 2"):
+        rank_correlation([1, 2], [1, 2], interval=True)
+    with pytest.raises(ValueError, match="repeats must be an integer ≥ 1, got 0"):
+        rank_correlation([1, 2, 3], [1, 2, 3], interval=True, repeats=0)

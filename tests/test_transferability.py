@@ -29,6 +29,7 @@ INPUTS = (
         "very_wide": wide(12, 5000),  # more columns than one block
         "rank_2": (random_data()[0][:, :2] @ RNG(7).normal(size=(2, 6)), random_data()[1]),
         "exact_fit": (np.eye(4)[random_data()[1]], random_data()[1]),
+        "exact_fit_large": (np.eye(4)[random_data()[1]] * 1e3, random_data()[1]),
         "no_signal": (RNG(8).normal(size=(60, 4)), np.arange(60) % 3),
         "all_constant": (np.full((20, 3), 0.1, np.float32), np.arange(20) % 2),
         "zeros": (np.zeros((20, 3)), np.arange(20) % 2),
@@ -327,6 +328,7 @@ THETA = np.full((20, 2), 0.5)
         (lambda: ranking.silhouette(X, np.arange(20)), "each of the 20 samples"),
         (lambda: ranking.leep(X, Y), "source_probabilities: row 0 is no probability"),
         (lambda: ranking.leep(THETA * 2, Y), r"row 0 .*\(sum 2, lowest 1\).* softmax"),
+        (lambda: ranking.leep(THETA + np.array([1, -1]), Y), r"row 0 .*\(sum 1, lowest -0.5\)"),
         (lambda: ranking.leep(THETA[:3], Y), "source_probabilities and labels must have the same"),
         (lambda: ranking.leep(THETA, Y * 0), "labels must hold at least 2 classes"),
         (lambda: ranking.nce(Y[:5], Y), "source_labels and labels must have the same length"),
