@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -316,12 +317,15 @@ def silhouette(
     return float(silhouette_score(x, y))
 
 
-SCORES = {
-    score.__name__: score
-    for score in (
-        logme, h_score, regularized_h_score, transrate, nearest_center, linear_probe, silhouette
-    )
-}  # fmt: skip
+SCORES: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
+    "logme": logme,
+    "h_score": h_score,
+    "regularized_h_score": regularized_h_score,
+    "transrate": transrate,
+    "nearest_center": nearest_center,
+    "linear_probe": linear_probe,
+    "silhouette": silhouette,
+}
 
 
 def score_table(
@@ -345,7 +349,7 @@ def score_table(
     """
     jobs = [(name, score, features) for name, score in SCORES.items()]
     if source_probabilities is not None:
-        likeliest = torch.as_tensor(source_probabilities).argmax(dim=1)
+        likeliest = feature_matrix(source_probabilities, "source_probabilities").argmax(dim=1)
         jobs += [("leep", leep, source_probabilities), ("nce", nce, likeliest)]
     rows = []
     for name, score, source in jobs:
