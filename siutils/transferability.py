@@ -241,11 +241,7 @@ def nearest_center(features: ArrayLike, labels: ArrayLike) -> float:
 
 
 def linear_probe(
-    features: ArrayLike,
-    labels: ArrayLike,
-    folds: int = 5,
-    max_samples: int = 5000,
-    seed: int = 0,
+    features: ArrayLike, labels: ArrayLike, folds: int = 5, max_samples: int = 5000, seed: int = 0
 ) -> float:
     """Cross-validated accuracy of scikit-learn's logistic regression on z-scored features.
 
@@ -255,7 +251,7 @@ def linear_probe(
     Args:
         features, labels: as in :func:`logme`; each class has at least ``folds`` samples.
         folds: at least 2.
-        max_samples: at least 1; accuracy grows with it.
+        max_samples: at least 2 per class; accuracy grows with it.
         seed: of the choice and the folds.
 
     Raises:
@@ -295,7 +291,7 @@ def silhouette(
 
     Args:
         features, labels: as in :func:`logme`; not every sample a class of its own.
-        max_samples: at least 1; time and memory grow with its square.
+        max_samples: at least 2 per class; time and memory grow with its square.
         seed: of the choice.
 
     Raises:
@@ -393,8 +389,13 @@ def _some(
 ) -> tuple[np.ndarray, np.ndarray]:
     """At most ``max_samples`` samples, centered, float64, with their class numbers."""
     check_positive(max_samples, "max_samples")
-    x, codes, _ = _checked(features, labels)
+    x, codes, counts = _checked(features, labels)
     if len(x) > max_samples:
+        if max_samples < 2 * len(counts):
+            raise ValueError(
+                f"max_samples must be at least 2 for each of the {len(counts)} classes; "
+                f"got {max_samples}"
+            )
         chosen = train_val_split(codes, max_samples / len(x), seed)[1].to(x.device)
         x, codes = x[chosen], codes[chosen]
         codes = _classes(codes)[0]

@@ -325,6 +325,7 @@ THETA = np.full((20, 2), 0.5)
         (lambda: ranking.linear_probe(X, np.arange(20) // 19), "has only 1 .* fewer than folds=5"),
         (lambda: ranking.linear_probe(X, Y, max_samples=0), "max_samples must be an integer"),
         (lambda: ranking.silhouette(X, Y, max_samples=0), "max_samples must be an integer"),
+        (lambda: ranking.silhouette(X, Y, max_samples=7), "max_samples .* 4 classes; got 7"),
         (lambda: ranking.silhouette(X, np.arange(20)), "each of the 20 samples"),
         (lambda: ranking.leep(X, Y), "source_probabilities: row 0 is no probability"),
         (lambda: ranking.leep(THETA * 2, Y), r"row 0 .*\(sum 2, lowest 1\).* softmax"),
