@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from siutils.checkpoints import fingerprint, replacing
 from siutils.devices import resolve_device
+from siutils.layer_names import check_names
 from siutils.training import inference
 
 _CODE = ("data", "features", "images", "models")  # modules that determine features
@@ -67,7 +67,7 @@ def extract_features(
                 [0., 4.]])
     """
     layers = _wanted_layers(model, layers)
-    transform = _input_transform(model, images, transform)
+    transform = input_transform(model, images, transform)
     device = resolve_device(device)
     if cache is None:
         return _in_memory(model, images, layers, transform, batch_size, device)
@@ -85,20 +85,17 @@ def _wanted_layers(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
         if not isinstance(layer, str):
             raise ValueError("layers is needed: the model has no attribute feature_layer")
         return [layer]
-    if isinstance(layers, str) or not layers:
-        raise ValueError(f'layers must be a list of names such as ["avgpool"], got {layers!r}')
-    names = [name for name, _ in model.named_modules()]
-    for layer in layers:
-        if layer not in names:
-            near = difflib.get_close_matches(str(layer), names, n=4)
-            hint = f"; the nearest are {', '.join(near)}" if near else ""
-            raise ValueError(f"the model has no layer {layer!r}{hint}")
-    return list(dict.fromkeys(layers))
+    return check_names(model, layers)
 
 
-def _input_transform(
+def input_transform(
     model: nn.Module, images: Tensor, transform: Callable[[Tensor], Tensor] | None
 ) -> Callable[[Tensor], Tensor]:
+    """What turns these images into the model's input, as `extract_features` does it.
+
+    >>> input_transform(nn.ReLU(), torch.zeros(1, 2), None)(torch.ones(1).half()).dtype
+    torch.float32
+    """
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a tensor, got {type(images).__name__}")
     if len(images) == 0:
@@ -250,7 +247,5 @@ def _key(
             f"a cache needs a transform whose repr() says what it does, got {transform!r}"
         )
     facts = (device.type, torch.__version__, torchvision.__version__, repr(transform))
-    code = tuple(
-        Path(__file__).with_name(f"{name}.py") for name in ("data", "features", "images", "models")
-    )
+    code = tuple(Path(__file__).with_name(f"{name}.py") for name in _CODE)
     return fingerprint(facts, code, repr(model), model.state_dict(), images)

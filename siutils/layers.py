@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from siutils.data import Transform
-from siutils.features import extract_features
+from siutils.devices import resolve_device
+from siutils.features import extract_features, input_transform
+from siutils.layer_names import layer_names
 from siutils.separation import SeparationIndex
 
 
@@ -19,7 +21,7 @@ def layer_curve(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    layers: Sequence[str],
+    layers: str | Sequence[str] = "stages",
     *,
     order: int = 2,
     normalize: bool = True,
@@ -28,13 +30,14 @@ def layer_curve(
     device: str | torch.device = "auto",
     cache: Path | None = None,
 ) -> pd.DataFrame:
-    """All indices of the flattened outputs of named layers, from one pass over the images.
+    """All indices of the flattened outputs of layers, from one pass over the images.
 
     Args:
         model: any network.
         images: uint8 or float ``(N, 3, H, W)``, as in :func:`siutils.extract_features`.
         labels: integers ``(N,)``.
-        layers: names as in ``model.named_modules()``, in the order wanted.
+        layers: ``"stages"``, ``"blocks"`` or ``"all"``, see `siutils.layer_names.layer_names`;
+            or names as in ``model.named_modules()``, in the order wanted.
         order: highest order of high-order, soft-order and anti SI.
         normalize: z-score the features of each layer.
         transform: what the model expects; default ``model.transform``.
@@ -54,6 +57,9 @@ def layer_curve(
     >>> table.loc[table["index"] == "si", ["depth", "layer", "value"]].round(2).to_numpy().tolist()
     [[0, '0', 0.67], [1, '1', 0.0]]
     """
+    if isinstance(layers, str):
+        given = input_transform(model, images, transform)
+        layers = layer_names(model, layers, given(images[:2].to(resolve_device(device))))
     options: dict[str, Any] = {"transform": transform, "batch_size": batch_size, "cache": cache}
     features = extract_features(model, images, layers, device=device, **options)
     parts = []

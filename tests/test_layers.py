@@ -35,3 +35,12 @@ def test_curve_equals_the_index_of_each_layer(network):
 def test_a_layer_that_does_not_exist_is_an_error(network):
     with pytest.raises(ValueError, match="9"):
         layer_curve(network, torch.rand(4, 3, 8, 8), torch.tensor([0, 0, 1, 1]), ["0", "9"])
+
+
+def test_layers_may_be_stages_blocks_or_all(network):
+    images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 0, 1, 1, 2, 2])
+    for which, expected in {"stages": "0123", "all": "0123", "blocks": "1"}.items():
+        table = layer_curve(network, images, labels, which, device="cpu")
+        assert "".join(table["layer"].unique()) == expected
+    with pytest.raises(ValueError, match="did you mean 'blocks'"):
+        layer_curve(network, images, labels, "block")

@@ -28,6 +28,7 @@ LAYERS = (
     ("cross", "data"),
     ("models", "recipes", "checkpoints"),
     ("training",),
+    ("layer_names",),
     ("features",),
     ("separation",),
     ("layers", "metric", "smoothness", "transferability"),
