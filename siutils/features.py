@@ -6,19 +6,20 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote
 
-import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from siutils.checkpoints import fingerprint, replacing
 from siutils.devices import resolve_device
+from siutils.feature_files import check_room, job_file, memory_map, write_header
 from siutils.layer_names import check_names
+from siutils.pooling import Job, Pool, check_pools, pooled
 from siutils.training import inference
 
-_CODE = ("data", "features", "images", "models")  # modules that determine features
+Transform = Callable[[Tensor], Tensor]
+_CODE = ("data", "features", "images", "models", "pooling")  # modules that determine features
 
 
 def extract_features(
@@ -26,12 +27,13 @@ def extract_features(
     images: Tensor,
     layers: Sequence[str] | None = None,
     *,
-    transform: Callable[[Tensor], Tensor] | None = None,
+    transform: Transform | None = None,
     batch_size: int = 256,
     device: str | torch.device = "auto",
     cache: Path | None = None,
-) -> dict[str, Tensor]:
-    """Outputs of named layers over all images in one pass, in eval mode, flattened.
+    pool: Pool | Sequence[Pool] = None,
+) -> dict[Any, Tensor]:
+    """Outputs of named layers over all images in one pass, in eval mode, flattened or pooled.
 
     The layers are read by forward hooks, so a layer's features are what the module returns, before
     an in-place activation behind it changes them; of a module that is used more than once, what it
@@ -49,15 +51,18 @@ def extract_features(
             memory; writing to a returned tensor does not change the file. Layers that the folder
             holds for the same weights, images, transform, kind of device and code are not
             computed again.
+        pool: how each layer is pooled before its features are kept: None, `"mean"`, a side of a
+            grid, see `pooled`; or a list of these, side by side from the same pass.
 
     Returns:
-        {layer: float32 (N, D) on the CPU}, in the order asked for.
+        {layer: float32 (N, D) on the CPU}, in the order asked for; with a list as pool
+        {(layer, pool): float32 (N, D)}.
 
     Raises:
-        ValueError: no such layer (the nearest names are given), no transform, no images, or a
-            layer that is not used or returns no tensor with one row per image.
+        ValueError: no such layer (the nearest names are given), no transform, no images, a wrong
+            pool, or a layer that is not used or returns no tensor with one row per image.
         RuntimeError: features that are not finite, or a damaged file in the cache.
-        OSError: a cache file cannot be written; no half file is left.
+        OSError: a cache file cannot be written, or there is too little room; no half file is left.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.ReLU())
@@ -69,14 +74,42 @@ def extract_features(
     layers = _wanted_layers(model, layers)
     transform = input_transform(model, images, transform)
     device = resolve_device(device)
-    if cache is None:
-        return _in_memory(model, images, layers, transform, batch_size, device)
-    folder = Path(cache) / "features" / _key(model, images, transform, device)
-    files = {layer: folder / f"{quote(layer, safe='')}.npy" for layer in layers}
-    missing = {layer: file for layer, file in files.items() if not file.exists()}
+    pools = check_pools(pool)
+    jobs = [(layer, p) for layer in layers for p in pools]
+    folder = None
+    if cache is not None:
+        folder = Path(cache) / "features" / features_key(model, images, transform, device)
+    features = collect(model, images, jobs, transform, batch_size, device, folder)
+    if isinstance(pool, list | tuple):
+        return features
+    return {layer: features[layer, pools[0]] for layer in layers}
+
+
+def collect(
+    model: nn.Module,
+    images: Tensor,
+    jobs: Sequence[Job],
+    transform: Transform,
+    batch_size: int,
+    device: torch.device,
+    folder: Path | None = None,
+) -> dict[Job, Tensor]:
+    """{job: float32 (N, D) on the CPU} from one pass: in memory, or from one file per job.
+
+    What the folder holds is taken from there; `job_file` names the files.
+
+    >>> images, device = torch.ones(2, 1, 2, 2), torch.device("cpu")
+    >>> collect(nn.ReLU(), images, [("", "mean")], torch.Tensor.float, 1, device)
+    {('', 'mean'): tensor([[1.],
+            [1.]])}
+    """
+    if folder is None:
+        return _in_memory(model, images, jobs, transform, batch_size, device)
+    files = {job: job_file(folder, job) for job in jobs}
+    missing = {job: file for job, file in files.items() if not file.exists()}
     if missing:
         _to_files(model, images, missing, transform, batch_size, device)
-    return {layer: _memory_map(file, len(images)) for layer, file in files.items()}
+    return {job: memory_map(file, len(images)) for job, file in files.items()}
 
 
 def _wanted_layers(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
@@ -88,9 +121,7 @@ def _wanted_layers(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
     return check_names(model, layers)
 
 
-def input_transform(
-    model: nn.Module, images: Tensor, transform: Callable[[Tensor], Tensor] | None
-) -> Callable[[Tensor], Tensor]:
+def input_transform(model: nn.Module, images: Tensor, transform: Transform | None) -> Transform:
     """What turns these images into the model's input, as `extract_features` does it.
 
     >>> input_transform(nn.ReLU(), torch.zeros(1, 2), None)(torch.ones(1).half()).dtype
@@ -116,16 +147,16 @@ def input_transform(
 
 
 def _for_each_batch(
-    use: Callable[[slice, dict[str, Tensor]], None],
+    use: Callable[[slice, dict[Job, Tensor]], None],
     model: nn.Module,
     images: Tensor,
-    layers: list[str],
-    transform: Callable[[Tensor], Tensor],
+    jobs: Sequence[Job],
+    transform: Transform,
     batch_size: int,
     device: torch.device,
 ) -> None:
-    """Call `use(rows, {layer: float32 (rows, D) on the CPU})` for one batch after the other."""
-    with inference(model, device), _outputs_of(model, layers) as outputs:
+    """Call `use(rows, {job: float32 (rows, D) on the CPU})` for one batch after the other."""
+    with inference(model, device), _outputs_of(model, jobs) as outputs:
         for start in range(0, len(images), batch_size):
             rows = slice(start, min(start + batch_size, len(images)))
             outputs.clear()
@@ -134,85 +165,88 @@ def _for_each_batch(
                 if inputs.dim() == 4:
                     inputs = inputs.contiguous(memory_format=torch.channels_last)
                 model(inputs)
-            for layer in layers:
-                _check_output(layer, outputs, rows)
+            for job in jobs:
+                _check_output(job, outputs, rows)
             use(rows, outputs)
 
 
 def _in_memory(
     model: nn.Module,
     images: Tensor,
-    layers: list[str],
-    transform: Callable[[Tensor], Tensor],
+    jobs: Sequence[Job],
+    transform: Transform,
     batch_size: int,
     device: torch.device,
-) -> dict[str, Tensor]:
-    arrays: dict[str, Tensor] = {}
+) -> dict[Job, Tensor]:
+    arrays: dict[Job, Tensor] = {}
 
-    def use(rows: slice, outputs: dict[str, Tensor]) -> None:
-        for layer, output in outputs.items():
-            if layer not in arrays:
-                arrays[layer] = torch.empty(len(images), output.shape[1])
-            arrays[layer][rows] = output
+    def use(rows: slice, outputs: dict[Job, Tensor]) -> None:
+        for job, output in outputs.items():
+            if job not in arrays:
+                arrays[job] = torch.empty(len(images), output.shape[1])
+            arrays[job][rows] = output
 
-    _for_each_batch(use, model, images, layers, transform, batch_size, device)
-    return {layer: arrays[layer] for layer in layers}
+    _for_each_batch(use, model, images, jobs, transform, batch_size, device)
+    return {job: arrays[job] for job in jobs}
 
 
 def _to_files(
     model: nn.Module,
     images: Tensor,
-    files: dict[str, Path],
-    transform: Callable[[Tensor], Tensor],
+    files: dict[Job, Path],
+    transform: Transform,
     batch_size: int,
     device: torch.device,
 ) -> None:
-    """Append each batch to one .npy file per layer; a failure leaves no file behind."""
+    """Append each batch to one .npy file per job; a failure leaves no file behind."""
     # not through a memory map: there a full disk kills the process instead of raising an error
-    handles: dict[str, IO[bytes]] = {}
+    handles: dict[Job, IO[bytes]] = {}
 
-    def use(rows: slice, outputs: dict[str, Tensor]) -> None:
-        for layer, output in outputs.items():
+    def use(rows: slice, outputs: dict[Job, Tensor]) -> None:
+        if rows.start == 0:
+            needed = sum(4 * len(images) * output.shape[1] for output in outputs.values())
+            check_room(next(iter(files.values())).parent, needed)
+        for job, output in outputs.items():
             if rows.start == 0:
-                shape = (len(images), output.shape[1])
-                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(handles[layer], header)
-            handles[layer].write(output.numpy().astype("<f4", order="C", copy=False).data)
+                write_header(handles[job], (len(images), output.shape[1]), "<f4")
+            handles[job].write(output.numpy().astype("<f4", order="C", copy=False).data)
 
     with contextlib.ExitStack() as stack:
-        for layer, file in files.items():
+        for job, file in files.items():
             temporary = stack.enter_context(replacing(file))
-            handles[layer] = stack.enter_context(temporary.open("wb"))
+            handles[job] = stack.enter_context(temporary.open("wb"))
         _for_each_batch(use, model, images, list(files), transform, batch_size, device)
 
 
 @contextlib.contextmanager
-def _outputs_of(model: nn.Module, layers: list[str]) -> Iterator[dict[str, Any]]:
-    """A dictionary that each forward pass fills with {layer: copy of its output}."""
-    outputs: dict[str, Any] = {}
+def _outputs_of(model: nn.Module, jobs: Sequence[Job]) -> Iterator[dict[Job, Any]]:
+    """A dictionary that each forward pass fills with {job: copy of the layer's output, pooled}."""
+    outputs: dict[Job, Any] = {}
 
-    def keep(layer: str) -> Callable[..., None]:
+    def keep(job: Job) -> Callable[..., None]:
         def hook(module: nn.Module, args: object, output: object) -> None:
             if isinstance(output, Tensor) and output.dim() > 0:
-                output = output.flatten(1) if output.dim() > 1 else output[:, None]
-                output = output.to("cpu", torch.float32, copy=True)
-            outputs[layer] = output
+                try:
+                    output = pooled(output, job[1]).to("cpu", copy=True)
+                except ValueError as error:
+                    raise ValueError(f"layer {job[0]!r}: {error}") from None
+            outputs[job] = output
 
         return hook
 
     modules = dict(model.named_modules())
     with contextlib.ExitStack() as stack:
-        for layer in layers:
-            handle = modules[layer].register_forward_hook(keep(layer))
+        for job in jobs:
+            handle = modules[job[0]].register_forward_hook(keep(job))
             stack.callback(handle.remove)
         yield outputs
 
 
-def _check_output(layer: str, outputs: dict[str, Any], rows: slice) -> None:
-    n = rows.stop - rows.start
-    if layer not in outputs:
+def _check_output(job: Job, outputs: dict[Job, Any], rows: slice) -> None:
+    n, layer = rows.stop - rows.start, job[0]
+    if job not in outputs:
         raise ValueError(f"layer {layer!r} is not used in the model's forward pass")
-    output = outputs[layer]
+    output = outputs[job]
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != n:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
@@ -226,22 +260,36 @@ def _check_output(layer: str, outputs: dict[str, Any], rows: slice) -> None:
         )
 
 
-def _memory_map(file: Path, n: int) -> Tensor:
-    try:
-        array = np.load(file, mmap_mode="c")  # copy on write: the file itself cannot be changed
-        if array.dtype != np.float32 or array.ndim != 2 or len(array) != n:
-            raise ValueError(f"it holds {array.dtype} of shape {array.shape}")
-    except (ValueError, EOFError) as error:
-        raise RuntimeError(
-            f"cannot read the features {file}: {error}. Delete this file to compute them again"
-        ) from error
-    return torch.from_numpy(array)
+def feature_counts(
+    model: nn.Module,
+    images: Tensor,
+    jobs: Sequence[Job],
+    transform: Transform,
+    device: torch.device,
+) -> dict[Job, int]:
+    """D of each job, from a dry run on two images.
+
+    Raises:
+        ValueError, RuntimeError: what `extract_features` would find wrong with the layers.
+
+    >>> images, device = torch.ones(2, 3, 4, 4), torch.device("cpu")
+    >>> feature_counts(nn.ReLU(), images, [("", None), ("", 2)], torch.Tensor.float, device)
+    {('', None): 48, ('', 2): 12}
+    """
+    features = _in_memory(model, images[:2], jobs, transform, 2, device)
+    return {job: matrix.shape[1] for job, matrix in features.items()}
 
 
-def _key(
-    model: nn.Module, images: Tensor, transform: Callable[[Tensor], Tensor], device: torch.device
+def features_key(
+    model: nn.Module, images: Tensor, transform: Transform, device: torch.device
 ) -> str:
-    """A key of everything that determines the features of all layers."""
+    """A key of everything that determines the features of all layers.
+
+    >>> device, how = torch.device("cpu"), torch.Tensor.float
+    >>> keys = [features_key(nn.ReLU(), torch.ones(n, 2), how, device) for n in (1, 2, 2)]
+    >>> keys[0] == keys[1], keys[1] == keys[2]
+    (False, True)
+    """
     if " at 0x" in repr(transform):
         raise ValueError(
             f"a cache needs a transform whose repr() says what it does, got {transform!r}"

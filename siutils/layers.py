@@ -14,6 +14,7 @@ from siutils.data import Transform
 from siutils.devices import resolve_device
 from siutils.features import extract_features, input_transform
 from siutils.layer_names import layer_names
+from siutils.pooling import Pool, check_pools, pool_name
 from siutils.separation import SeparationIndex
 
 
@@ -29,8 +30,9 @@ def layer_curve(
     batch_size: int = 256,
     device: str | torch.device = "auto",
     cache: Path | None = None,
+    pool: Pool | Sequence[Pool] = None,
 ) -> pd.DataFrame:
-    """All indices of the flattened outputs of layers, from one pass over the images.
+    """All indices of the outputs of layers, from one pass over the images.
 
     Args:
         model: any network.
@@ -45,9 +47,12 @@ def layer_curve(
         device: ``"auto"``, ``"cpu"``, ``"cuda"``.
         cache: folder that keeps the features; a second call reads them from there.
 
+        pool: None for flattened features, ``"mean"``, the side of a grid, or a list of these side
+            by side; see :func:`siutils.pooling.pooled`.
+
     Returns:
-        DataFrame: ``layer`` and ``depth`` (0, 1, …) before the columns of
-        :meth:`siutils.SeparationIndex.report`.
+        DataFrame: ``layer``, ``depth`` (0, 1, …) and ``pool`` (``flattened``, ``mean``, ``2×2``)
+        before the columns of :meth:`siutils.SeparationIndex.report`.
 
     Raises:
         ValueError: as :func:`siutils.extract_features` and :class:`siutils.SeparationIndex`.
@@ -61,12 +66,16 @@ def layer_curve(
         given = input_transform(model, images, transform)
         layers = layer_names(model, layers, given(images[:2].to(resolve_device(device))))
     options: dict[str, Any] = {"transform": transform, "batch_size": batch_size, "cache": cache}
-    features = extract_features(model, images, layers, device=device, **options)
+    pools = check_pools(pool)
+    features = extract_features(model, images, layers, device=device, pool=pools, **options)
     parts = []
     for depth, layer in enumerate(layers):
-        index = SeparationIndex(features.pop(layer), labels, normalize=normalize, device=device)
-        table = index.report(order)
-        table.insert(0, "layer", layer)
-        table.insert(1, "depth", depth)
-        parts.append(table)
+        for p in pools:
+            index = SeparationIndex(features.pop((layer, p)), labels, normalize, device)
+            table = index.report(order)
+            for position, (name, value) in enumerate(
+                {"layer": layer, "depth": depth, "pool": pool_name(p)}.items()
+            ):
+                table.insert(position, name, value)
+            parts.append(table)
     return pd.concat(parts, ignore_index=True)

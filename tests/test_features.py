@@ -167,6 +167,60 @@ def test_the_model_is_left_as_it_was():
     assert torch.equal(images, pictures())
 
 
+# Pooling
+
+
+def grid_means(maps, g):
+    """The oracle in float64: cell i of a side of n reaches from ⌊i·n/g⌋ to ⌈(i+1)·n/g⌉."""
+
+    def cells(n):
+        k = min(g, n)
+        return [slice(i * n // k, -(-(i + 1) * n // k)) for i in range(k)]
+
+    height, width = maps.shape[2:]
+    means = [maps[:, :, a, b].double().mean((2, 3)) for a in cells(height) for b in cells(width)]
+    return torch.stack(means, 2).flatten(1).float()
+
+
+def test_pooled_features_equal_pooling_of_the_flattened_ones(tmp_path):
+    model, pools = network(), [None, "mean", 1, 2, 4, 9]
+    layers = ["0", "2", "3", "4", "7"]
+    for cache in (None, tmp_path, tmp_path):
+        found = extract_features(
+            model, pictures(), layers, batch_size=7, device="cpu", pool=pools, cache=cache
+        )
+        assert list(found) == [(layer, pool) for layer in layers for pool in pools]
+        flat = extract_features(model, pictures(), layers, batch_size=7, device="cpu")
+        for layer, side in {"0": (6, 5), "2": (6, 5), "3": (6, 5), "4": (1, 1)}.items():
+            maps = flat[layer].reshape(23, 4, *side)
+            assert torch.equal(found[layer, None], flat[layer])
+            assert torch.allclose(found[layer, "mean"], maps.mean((2, 3)), atol=1e-6)
+            for g in (1, 2, 4, 9):
+                assert torch.allclose(found[layer, g], grid_means(maps, g), atol=1e-6)
+        for pool in pools:  # nothing to pool
+            assert torch.equal(found["7", pool], flat["7"])
+
+
+def test_one_pool_gives_the_names_of_layers():
+    found = extract_features(network(), pictures(), ["3"], device="cpu", pool="mean")
+    assert {name: tuple(value.shape) for name, value in found.items()} == {"3": (23, 4)}
+
+
+def test_tokens_have_a_mean_but_no_grid():
+    model = nn.Sequential(nn.Flatten(2), nn.Linear(30, 5))  # (B, 3, 5): three tokens
+    images = HALF(pictures())
+    found = extract_features(model, images, ["1"], device="cpu", pool="mean")
+    assert torch.allclose(found["1"], model(images).mean(1), atol=1e-6)
+    with pytest.raises(ValueError, match=r"layer '1': pool=2 needs outputs \(B, C, H, W\), got"):
+        extract_features(model, images, ["1"], device="cpu", pool=2)
+
+
+@pytest.mark.parametrize("pool", ["max", 0, -1, 2.0, True, [], ["mean", "max"]])
+def test_a_wrong_pool_is_an_error(pool):
+    with pytest.raises(ValueError, match="pool "):
+        extract_features(network(), pictures(), device="cpu", pool=pool)
+
+
 # Cache
 
 

@@ -44,3 +44,14 @@ def test_layers_may_be_stages_blocks_or_all(network):
         assert "".join(table["layer"].unique()) == expected
     with pytest.raises(ValueError, match="did you mean 'blocks'"):
         layer_curve(network, images, labels, "block")
+
+
+def test_pools_stand_side_by_side(network):
+    images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 0, 1, 1, 2, 2])
+    table = layer_curve(network, images, labels, ["1", "3"], device="cpu", pool=[None, "mean", 2])
+    si = table[table["index"] == "si"]
+    assert si["pool"].tolist() == ["flattened", "mean", "2×2"] * 2
+    assert si["n_features"].tolist() == [144, 4, 16, 4, 4, 4]
+    assert si["depth"].tolist() == [0, 0, 0, 1, 1, 1]
+    single = layer_curve(network, images, labels, ["1", "3"], device="cpu", pool="mean")
+    assert single.equals(table[table["pool"] == "mean"].reset_index(drop=True))

@@ -1,0 +1,86 @@
+"""Features in files: one .npy file per layer and pooling, written in order, read memory-mapped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from siutils.checkpoints import CannotWrite
+from siutils.pooling import Job
+
+
+def job_file(folder: Path, job: Job, suffix: str = "npy") -> Path:
+    """Where a folder keeps what belongs to a job.
+
+    >>> job_file(Path(), ("layer1.0", "mean")).name
+    'layer1.0@mean.npy'
+    """
+    layer, pool = job
+    return folder / f"{quote(layer, safe='')}{'' if pool is None else f'@{pool}'}.{suffix}"
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Refuse to fill a disk that has too little room for `needed` bytes.
+
+    Raises:
+        CannotWrite: says how many bytes are needed and free.
+
+    >>> check_room(Path(), 0)
+    """
+    free = free_bytes(folder)
+    if needed > free:
+        raise CannotWrite(
+            f"the features need {needed:,} bytes in {folder}, but {free:,} are free there. Free "
+            "some space, choose another cache folder, fewer images or layers, or pool them"
+        )
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk of a folder that need not be there yet.
+
+    >>> free_bytes(Path("new/folder")) > 0
+    True
+    """
+    there = next(f for f in (folder, *folder.absolute().parents) if f.exists())
+    return shutil.disk_usage(there).free
+
+
+def write_header(handle: IO[bytes], shape: tuple[int, int], kind: str) -> None:
+    """Begin a .npy file of so many rows and columns of NumPy's type `kind`.
+
+    >>> import io
+    >>> write_header(file := io.BytesIO(), (1, 2), "<f4")
+    >>> np.load(io.BytesIO(file.getvalue() + bytes(8))).tolist()
+    [[0.0, 0.0]]
+    """
+    header = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(handle, header)
+
+
+def memory_map(file: Path, n: int, kind: str = "float32") -> Tensor:
+    """The n rows of a .npy file, not read before they are used; writing to them changes no file.
+
+    Raises:
+        RuntimeError: the file is damaged or holds something else.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(Path(folder) / "x.npy", np.ones((2, 1)))
+    ...     memory_map(Path(folder) / "x.npy", 2, "float64").shape
+    torch.Size([2, 1])
+    """
+    try:
+        array = np.load(file, mmap_mode="c")  # copy on write: the file itself cannot be changed
+        if array.dtype != np.dtype(kind) or array.ndim != 2 or len(array) != n:
+            raise ValueError(f"it holds {array.dtype} of shape {array.shape}")
+    except (ValueError, EOFError) as error:
+        raise RuntimeError(
+            f"cannot read the features {file}: {error}. Delete this file to compute them again"
+        ) from error
+    return torch.from_numpy(array)

@@ -1,0 +1,71 @@
+"""Pooling: how much of a layer's spatial layout its features keep.
+
+A *job* is one layer with one way of pooling it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+Pool = str | int | None
+Job = tuple[str, Pool]  # a layer and how it is pooled
+
+
+def pooled(output: Tensor, pool: Pool) -> Tensor:
+    """A layer's output (B, …) as float32 (B, D): flattened, or averaged over space first.
+
+    * None: flattened as it is;
+    * `"mean"`: of (B, C, H, W) and other outputs with space behind the channels, the mean of each
+      channel (B, C); of tokens (B, T, C), as in transformers, their mean (B, C);
+    * an integer g: of (B, C, H, W), the means of a g × g grid (B, C·g·g), as
+      `nn.AdaptiveAvgPool2d` divides it; a side shorter than g stays as it is.
+
+    Outputs (B, D) have nothing to pool. Which axis is which cannot be seen: (B, C, L) is taken for
+    tokens and (B, H, W, C) for (B, C, H, W); append a layer that permutes them.
+
+    Raises:
+        ValueError: a grid of an output that has no height and width.
+
+    >>> pooled(Tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), "mean")
+    tensor([[2.5000]])
+    """
+    output = output.float()
+    if pool is None or output.dim() <= 2:
+        return output.flatten(1) if output.dim() > 1 else output[:, None]
+    if pool == "mean":
+        return output.mean(1) if output.dim() == 3 else output.flatten(2).mean(2)
+    if output.dim() != 4:
+        raise ValueError(f"pool={pool} needs outputs (B, C, H, W), got {tuple(output.shape)}")
+    height, width = (min(int(pool), n) for n in output.shape[2:])
+    return F.adaptive_avg_pool2d(output, (height, width)).flatten(1)
+
+
+def check_pools(pool: Pool | Sequence[Pool]) -> list[Pool]:
+    """What is asked for as a list without repetitions.
+
+    >>> check_pools(None), check_pools([2, "mean", 2])
+    ([None], [2, 'mean'])
+    """
+    pools: list[Any] = list(pool) if isinstance(pool, list | tuple) else [pool]
+    for p in pools:
+        grid = isinstance(p, int) and not isinstance(p, bool) and p >= 1
+        if not (p is None or p == "mean" or grid):
+            raise ValueError(f"pool must be None, 'mean' or a positive integer, got {p!r}")
+    if not pools:
+        raise ValueError("pool is an empty list; None stands for no pooling")
+    return list(dict.fromkeys(pools))
+
+
+def pool_name(pool: Pool) -> str:
+    """As tables call it.
+
+    >>> pool_name(None), pool_name("mean"), pool_name(2)
+    ('flattened', 'mean', '2×2')
+    """
+    if pool is None:
+        return "flattened"
+    return f"{pool}×{pool}" if isinstance(pool, int) else pool
