@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from siutils import features as _features
+from siutils.checkpoints import fingerprint, replacing
 from siutils.data import Transform
 from siutils.devices import resolve_device
-from siutils.features import extract_features, input_transform
-from siutils.layer_names import layer_names
-from siutils.pooling import Pool, check_pools, pool_name
-from siutils.separation import SeparationIndex
+from siutils.feature_files import check_room, free_bytes, job_file, memory_map, write_header
+from siutils.layer_names import check_names, layer_names
+from siutils.layer_plan import Step, is_large, plan_steps
+from siutils.pooling import Job, Pool, check_pools, pool_name
+from siutils.separation import (
+    SeparationIndex,
+    check_same_length,
+    integer_labels,
+    moments,
+    rescale,
+)
+
+_CODE = (  # modules that determine scores
+    *("_pairs", "_screen", "_sketch", "cross", "family", "indices", "layers", "neighbors"),
+    *("separation", "uncertainty"),
+)
 
 
 def layer_curve(
@@ -31,8 +49,9 @@ def layer_curve(
     device: str | torch.device = "auto",
     cache: Path | None = None,
     pool: Pool | Sequence[Pool] = None,
+    memory: float = 4e9,
 ) -> pd.DataFrame:
-    """All indices of the outputs of layers, from one pass over the images.
+    """All indices of the outputs of layers, from as few passes over the images as memory allows.
 
     Args:
         model: any network.
@@ -45,10 +64,14 @@ def layer_curve(
         transform: what the model expects; default ``model.transform``.
         batch_size: images per forward pass.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``.
-        cache: folder that keeps the features; a second call reads them from there.
-
+        cache: folder that keeps the scores of finished layers, with everything that determines
+            them as key: a call that was interrupted goes on at the layer where it stopped. Features
+            are kept there, too, if those of all layers fit ``memory``.
         pool: None for flattened features, ``"mean"``, the side of a grid, or a list of these side
             by side; see :func:`siutils.pooling.pooled`.
+        memory: bytes that features, their scaled copies and the search may take, beyond images and
+            model; see :func:`siutils.layer_plan.plan_steps`. Files that this needs lie in ``cache``
+            or else in the system's folder for temporary files, until their layer is scored.
 
     Returns:
         DataFrame: ``layer``, ``depth`` (0, 1, …) and ``pool`` (``flattened``, ``mean``, ``2×2``)
@@ -56,26 +79,207 @@ def layer_curve(
 
     Raises:
         ValueError: as :func:`siutils.extract_features` and :class:`siutils.SeparationIndex`.
+        OSError: too little disk, with the bytes needed and free; known before the work starts.
 
     >>> model, images = nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-9.0], [1.0], [0.0]])
     >>> table = layer_curve(model, images, torch.tensor([0, 1, 1]), ["0", "1"], device="cpu")
     >>> table.loc[table["index"] == "si", ["depth", "layer", "value"]].round(2).to_numpy().tolist()
     [[0, '0', 0.67], [1, '1', 0.0]]
     """
+    if not memory > 0:
+        raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
+    device = resolve_device(device)
+    sources = [_Source.of(model, images, labels, transform)]
+    how = _How(order, normalize, device, batch_size, memory)
     if isinstance(layers, str):
-        given = input_transform(model, images, transform)
-        layers = layer_names(model, layers, given(images[:2].to(resolve_device(device))))
-    options: dict[str, Any] = {"transform": transform, "batch_size": batch_size, "cache": cache}
-    pools = check_pools(pool)
-    features = extract_features(model, images, layers, device=device, pool=pools, **options)
+        layers = layer_names(model, layers, sources[0].inputs(device))
+    layers, pools = check_names(model, layers), check_pools(pool)
+    jobs = [(layer, p) for layer in layers for p in pools]
+    with _workplace(cache) as folder:
+        finished = _score_jobs(model, sources, jobs, how, folder, cache is not None)
     parts = []
     for depth, layer in enumerate(layers):
         for p in pools:
-            index = SeparationIndex(features.pop((layer, p)), labels, normalize, device)
-            table = index.report(order)
-            for position, (name, value) in enumerate(
-                {"layer": layer, "depth": depth, "pool": pool_name(p)}.items()
-            ):
-                table.insert(position, name, value)
+            table = finished[layer, p]
+            table.insert(0, "layer", layer)
+            table.insert(1, "depth", depth)
+            table.insert(2, "pool", pool_name(p))
             parts.append(table)
     return pd.concat(parts, ignore_index=True)
+
+
+@dataclass(frozen=True)
+class _How:
+    """How layers are scored."""
+
+    order: int
+    normalize: bool
+    device: torch.device
+    batch_size: int
+    memory: float
+
+    @property
+    def copies(self) -> int:
+        """Float64 copies of a layer in the memory of the CPU."""
+        return int(self.normalize and self.device.type == "cpu")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Labeled images on their way into the network."""
+
+    images: Tensor
+    labels: Tensor
+    transform: _features.Transform
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, images: Tensor, labels: Tensor, transform: Transform | None
+    ) -> _Source:
+        how = _features.input_transform(model, images, transform)
+        labels = integer_labels(labels, "labels")
+        check_same_length(images, labels, "images", "labels")
+        return cls(images, labels, how)
+
+    def inputs(self, device: torch.device) -> Tensor:
+        return self.transform(self.images[:2].to(device))
+
+    def features(
+        self, model: nn.Module, jobs: Sequence[Job], how: _How, folder: Path | None
+    ) -> dict[Job, Tensor]:
+        given = self.transform, how.batch_size, how.device, folder
+        return _features.collect(model, self.images, jobs, *given)
+
+
+@contextlib.contextmanager
+def _workplace(cache: Path | None) -> Iterator[Path]:
+    if cache is not None:
+        yield Path(cache)
+    else:
+        with tempfile.TemporaryDirectory(prefix="siutils-") as folder:
+            yield Path(folder)
+
+
+def _score_jobs(
+    model: nn.Module, sources: list[_Source], jobs: list[Job], how: _How, root: Path, keep: bool
+) -> dict[Job, pd.DataFrame]:
+    """A table for each job: from the folder, if it has it, or scored and, to be kept, put there."""
+    keys, rows = [str(i) for i in range(len(sources))], None
+    if keep:
+        keys = [_features.features_key(model, s.images, s.transform, how.device) for s in sources]
+        rows = root / "layers" / _scores_key(keys, sources, how)
+    folders = [root / "features" / key for key in keys]
+    finished: dict[Job, pd.DataFrame] = {}
+    if rows is not None:
+        files = {job: job_file(rows, job, "json") for job in jobs}
+        finished = {job: _read_rows(file) for job, file in files.items() if file.exists()}
+    todo = [job for job in jobs if job not in finished]
+    try:
+        for step in _steps(model, sources, todo, how, folders, keep) if todo else ():
+            for job, table in _score_step(model, sources, step, how, folders):
+                if rows is not None:
+                    _write_rows(table, job_file(rows, job, "json"))
+                finished[job] = table
+    except Exception as error:
+        if rows is not None and finished:
+            error.add_note(
+                f"{len(finished)} of {len(jobs)} layers are finished and kept in {rows}; the same "
+                "call goes on from there"
+            )
+        raise
+    return finished
+
+
+def _steps(
+    model: nn.Module,
+    sources: list[_Source],
+    jobs: list[Job],
+    how: _How,
+    folders: list[Path],
+    keep: bool,
+) -> list[Step]:
+    """What to do, after a dry run that shows the need of memory and disk."""
+    first, n = sources[0], sum(len(s.images) for s in sources)
+    counts = _features.feature_counts(model, first.images, jobs, first.transform, how.device)
+
+    def seconds() -> float:
+        some = first.images[: how.batch_size]
+        start = time.perf_counter()
+        given = first.transform, how.batch_size, how.device
+        _features.collect(model, some, jobs[:1], *given)
+        return (time.perf_counter() - start) * n / len(some)
+
+    sizes = {job: 4 * n * d for job, d in counts.items()}
+    present = {job for job in jobs if all(job_file(f, job).exists() for f in folders)}
+    free = free_bytes(folders[0])
+    steps = plan_steps(sizes, how.memory, how.copies, free, seconds, keep, present)
+    check_room(folders[0], max(step.room for step in steps))
+    return steps
+
+
+def _score_step(
+    model: nn.Module, sources: list[_Source], step: Step, how: _How, folders: list[Path]
+) -> Iterator[tuple[Job, pd.DataFrame]]:
+    features = [
+        source.features(model, step.jobs, how, folder if step.files else None)
+        for source, folder in zip(sources, folders, strict=True)
+    ]
+    labels = [source.labels for source in sources]
+    for job in step.jobs:
+        parts = [found.pop(job) for found in features]
+        size = sum(4 * part.numel() for part in parts)
+        if how.copies and is_large(size, how.copies, how.memory):
+            with tempfile.TemporaryDirectory(prefix="scaled-", dir=folders[0]) as scratch:
+                table = _score(parts, labels, how, Path(scratch))
+        else:
+            table = _score(parts, labels, how)
+        del parts
+        if step.files and not step.keep:
+            for folder in folders:
+                job_file(folder, job).unlink(missing_ok=True)
+        yield job, table
+
+
+def _score(
+    parts: list[Tensor], labels: list[Tensor], how: _How, scratch: Path | None = None
+) -> pd.DataFrame:
+    """The report; with a folder `scratch` the scaled features lie there, not in memory."""
+    index = _index(parts[0], labels[0], how, scratch)
+    return index.report(how.order).assign(normalize=how.normalize)
+
+
+def _index(features: Tensor, labels: Tensor, how: _How, scratch: Path | None) -> SeparationIndex:
+    if scratch is None:
+        return SeparationIndex(features, labels, how.normalize, how.device)
+    scaled = _rescaled(features, moments(features), scratch / "scaled.npy")
+    return SeparationIndex(scaled, labels, False, how.device)
+
+
+def _rescaled(features: Tensor, scale: tuple[Tensor, Tensor], file: Path) -> Tensor:
+    """As `rescale`, but written to a file and memory-mapped."""
+    n, d = features.shape
+    with replacing(file) as temporary, temporary.open("wb") as handle:
+        write_header(handle, (n, d), "<f8")
+        for part in features.split(max(1, 2**22 // d)):
+            handle.write(rescale(part, *scale).numpy().astype("<f8", copy=False).data)
+    return memory_map(file, n, "float64")
+
+
+def _scores_key(keys: list[str], sources: list[_Source], how: _How) -> str:
+    code = tuple(Path(__file__).with_name(f"{name}.py") for name in _CODE)
+    labels = tuple(source.labels for source in sources)
+    return fingerprint(tuple(keys), labels, how.order, how.normalize, code)
+
+
+def _write_rows(table: pd.DataFrame, file: Path) -> None:
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(table.to_dict("list")))  # Python's floats, to the last bit
+
+
+def _read_rows(file: Path) -> pd.DataFrame:
+    try:
+        return pd.DataFrame(json.loads(file.read_text()))
+    except ValueError as error:
+        raise RuntimeError(
+            f"cannot read the scores {file}: {error}. Delete this file to compute them again"
+        ) from error

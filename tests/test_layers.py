@@ -1,10 +1,15 @@
 """The layer curve is the SeparationIndex of each layer's features, nothing else."""
 
+import resource
+import tempfile
+
 import pytest
 import torch
 from torch import nn
 
 from siutils import SeparationIndex, layer_curve
+
+LAYERS = ["0", "1", "2", "3"]
 
 
 @pytest.fixture
@@ -55,3 +60,106 @@ def test_pools_stand_side_by_side(network):
     assert si["depth"].tolist() == [0, 0, 0, 1, 1, 1]
     single = layer_curve(network, images, labels, ["1", "3"], device="cpu", pool="mean")
     assert single.equals(table[table["pool"] == "mean"].reset_index(drop=True))
+
+
+# Bounded memory
+
+
+def data(n=60):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(n, 3, 8, 8, generator=generator)
+    return images, torch.randint(0, 3, (n,), generator=generator)
+
+
+def passes(network):
+    calls = []
+    network.register_forward_pre_hook(lambda *_: calls.append(1))
+    return calls
+
+
+ONE = 60 * 144 * 4 * 3 / 0.75  # bytes for the features of layer 0, their copy and the search
+
+
+@pytest.mark.parametrize("memory", [2 * ONE, 1.01 * ONE, 0.5 * ONE, 1])
+@pytest.mark.parametrize(("normalize", "rate"), [(True, 1e-9), (True, 1e30), (False, 1e-9)])
+def test_little_memory_gives_the_same_table(
+    network, tmp_path, memory, normalize, rate, monkeypatch
+):
+    monkeypatch.setattr("siutils.layer_plan.DISK_RATE", rate)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    options = {"device": "cpu", "normalize": normalize, "pool": [None, "mean"]}
+    expected = layer_curve(network, *data(), LAYERS, **options)
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):
+        table = layer_curve(network, *data(), LAYERS, memory=memory, cache=cache, **options)
+        assert table.equals(expected)
+        assert list(table.dtypes) == list(expected.dtypes)
+    assert not list((tmp_path / "temporary").iterdir())
+    left = sum(file.stat().st_size for file in tmp_path.rglob("*.npy"))
+    assert left <= memory
+    assert not list(tmp_path.rglob("*.tmp")) + list(tmp_path.rglob("scaled-*"))
+
+
+def test_finished_layers_are_kept_and_not_scored_again(network, tmp_path, monkeypatch):
+    monkeypatch.setattr("siutils.layer_plan.DISK_RATE", 1e-9)  # so that files are never faster
+    calls = passes(network)
+    expected = layer_curve(network, *data(), LAYERS, device="cpu")
+    calls.clear()
+
+    def fail(*_):
+        if len(calls) > 3:  # the dry run, the estimate of time, the first group
+            raise RuntimeError("half way")
+
+    handle = network[3].register_forward_hook(fail)
+    options = {"device": "cpu", "cache": tmp_path, "memory": 1.01 * ONE}
+    with pytest.raises(RuntimeError, match="half way") as error:
+        layer_curve(network, *data(), LAYERS, **options)
+    assert "1 of 4 layers are finished and kept in" in "".join(error.value.__notes__)
+    handle.remove()
+    calls.clear()
+    assert layer_curve(network, *data(), LAYERS, **options).equals(expected)
+    assert len(calls) == 4  # as before, without the first group
+    calls.clear()
+    assert layer_curve(network, *data(), LAYERS, **options).equals(expected)
+    assert not calls
+    images, labels = data()
+    changed = layer_curve(network, images, labels.roll(1), LAYERS, **options)
+    assert not changed["value"].equals(expected["value"])
+
+
+def test_a_disk_that_fills_up_is_one_clear_error_and_finished_layers_are_kept(network, tmp_path):
+    calls = passes(network)
+    options = {"device": "cpu", "cache": tmp_path, "memory": 0.5 * ONE}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # the features of "0" have 34,560
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*\.npy: .*Free some space") as error:
+            layer_curve(network, *data(), LAYERS, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "2 of 4 layers are finished" in "".join(error.value.__notes__)
+    calls.clear()
+    table = layer_curve(network, *data(), LAYERS, **options)
+    assert table.equals(layer_curve(network, *data(), LAYERS, device="cpu"))
+
+
+def test_too_little_disk_is_known_before_the_work_starts(network):
+    calls = passes(network)
+    images, labels = torch.rand(1, 3, 8, 8).expand(10**11, -1, -1, -1), torch.zeros(1).long()
+    with pytest.raises(OSError, match=r"need 172,800,000,000,000 bytes in .*, but [\d,]+ are free"):
+        layer_curve(network, images, labels.expand(10**11), ["0"], device="cpu")
+    assert len(calls) == 1  # the dry run
+
+
+def test_damaged_scores_are_one_clear_error(network, tmp_path):
+    layer_curve(network, *data(), ["3"], device="cpu", cache=tmp_path)
+    (file,) = tmp_path.rglob("*.json")
+    file.write_text(file.read_text()[:-9])
+    with pytest.raises(RuntimeError, match=r"cannot read the scores .*3\.json: .*Delete this file"):
+        layer_curve(network, *data(), ["3"], device="cpu", cache=tmp_path)
+
+
+@pytest.mark.parametrize("memory", [0, -1, float("nan")])
+def test_memory_must_be_positive(network, memory):
+    with pytest.raises(ValueError, match="memory must be a positive number of bytes"):
+        layer_curve(network, *data(), ["3"], memory=memory)
