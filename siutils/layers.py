@@ -50,6 +50,8 @@ def layer_curve(
     cache: Path | None = None,
     pool: Pool | Sequence[Pool] = None,
     memory: float = 4e9,
+    test: tuple[Tensor, Tensor] | None = None,
+    interval: bool = False,
 ) -> pd.DataFrame:
     """All indices of the outputs of layers, from as few passes over the images as memory allows.
 
@@ -70,12 +72,17 @@ def layer_curve(
         pool: None for flattened features, ``"mean"``, the side of a grid, or a list of these side
             by side; see :func:`siutils.pooling.pooled`.
         memory: bytes that features, their scaled copies and the search may take, beyond images and
-            model; see :func:`siutils.layer_plan.plan_steps`. Files that this needs lie in ``cache``
-            or else in the system's folder for temporary files, until their layer is scored.
+            model; see :func:`siutils.layer_plan.plan_steps`. A quarter is left for the forward pass
+            and the search, which need some hundred MB however little is given. Files lie in cache
+            or else in the system folder for temporary files, until their layer is scored.
+        test: images and labels of a second set, scored by itself and among the first set, by
+            :meth:`siutils.SeparationIndex.cross`. SI grows with N: compare rows of equal ``n``.
+        interval: adds the columns of confidence intervals.
 
     Returns:
         DataFrame: ``layer``, ``depth`` (0, 1, …) and ``pool`` (``flattened``, ``mean``, ``2×2``)
-        before the columns of :meth:`siutils.SeparationIndex.report`.
+        before the columns of :meth:`siutils.SeparationIndex.report`; with ``test`` also ``split``:
+        ``train`` (the first set), ``test`` and ``cross``.
 
     Raises:
         ValueError: as :func:`siutils.extract_features` and :class:`siutils.SeparationIndex`.
@@ -89,8 +96,12 @@ def layer_curve(
     if not memory > 0:
         raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
     device = resolve_device(device)
-    sources = [_Source.of(model, images, labels, transform)]
-    how = _How(order, normalize, device, batch_size, memory)
+    sources = [
+        _Source.of(model, *given, transform, which)
+        for which, given in {"": (images, labels), "test ": test}.items()
+        if given is not None
+    ]
+    how = _How(order, normalize, interval, device, batch_size, memory)
     if isinstance(layers, str):
         layers = layer_names(model, layers, sources[0].inputs(device))
     layers, pools = check_names(model, layers), check_pools(pool)
@@ -114,6 +125,7 @@ class _How:
 
     order: int
     normalize: bool
+    interval: bool
     device: torch.device
     batch_size: int
     memory: float
@@ -134,11 +146,16 @@ class _Source:
 
     @classmethod
     def of(
-        cls, model: nn.Module, images: Tensor, labels: Tensor, transform: Transform | None
+        cls,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        transform: Transform | None,
+        which: str = "",
     ) -> _Source:
         how = _features.input_transform(model, images, transform)
-        labels = integer_labels(labels, "labels")
-        check_same_length(images, labels, "images", "labels")
+        labels = integer_labels(labels, f"{which}labels")
+        check_same_length(images, labels, f"{which}images", f"{which}labels")
         return cls(images, labels, how)
 
     def inputs(self, device: torch.device) -> Tensor:
@@ -243,32 +260,47 @@ def _score_step(
 def _score(
     parts: list[Tensor], labels: list[Tensor], how: _How, scratch: Path | None = None
 ) -> pd.DataFrame:
-    """The report; with a folder `scratch` the scaled features lie there, not in memory."""
+    """Every report of a layer; with a folder `scratch` the scaled features lie there."""
+    scale = moments(parts[0]) if scratch else None
+    tables = {}
     index = _index(parts[0], labels[0], how, scratch)
-    return index.report(how.order).assign(normalize=how.normalize)
+    tables["train"] = index.report(how.order, how.interval)
+    if len(parts) == 1:
+        return tables["train"].assign(normalize=how.normalize)
+    queries = parts[1] if scale is None or scratch is None else _rescaled(parts[1], scale, scratch)
+    cross = index.cross(queries, labels[1]).report(how.order, how.interval)
+    del index, queries  # before the next copy is made
+    tables["test"] = _index(parts[1], labels[1], how, scratch).report(how.order, how.interval)
+    tables["cross"] = cross
+    for name, table in tables.items():
+        table.insert(0, "split", name)
+    return pd.concat(tables.values(), ignore_index=True).assign(normalize=how.normalize)
 
 
 def _index(features: Tensor, labels: Tensor, how: _How, scratch: Path | None) -> SeparationIndex:
     if scratch is None:
         return SeparationIndex(features, labels, how.normalize, how.device)
-    scaled = _rescaled(features, moments(features), scratch / "scaled.npy")
+    scaled = _rescaled(features, moments(features), scratch)
     return SeparationIndex(scaled, labels, False, how.device)
 
 
-def _rescaled(features: Tensor, scale: tuple[Tensor, Tensor], file: Path) -> Tensor:
-    """As `rescale`, but written to a file and memory-mapped."""
+def _rescaled(features: Tensor, scale: tuple[Tensor, Tensor], folder: Path) -> Tensor:
+    """As `rescale`, but in a file that is gone with the tensor."""
     n, d = features.shape
+    file = folder / "scaled.npy"
     with replacing(file) as temporary, temporary.open("wb") as handle:
         write_header(handle, (n, d), "<f8")
         for part in features.split(max(1, 2**22 // d)):
             handle.write(rescale(part, *scale).numpy().astype("<f8", copy=False).data)
-    return memory_map(file, n, "float64")
+    scaled = memory_map(file, n, "float64")
+    file.unlink()
+    return scaled
 
 
 def _scores_key(keys: list[str], sources: list[_Source], how: _How) -> str:
     code = tuple(Path(__file__).with_name(f"{name}.py") for name in _CODE)
     labels = tuple(source.labels for source in sources)
-    return fingerprint(tuple(keys), labels, how.order, how.normalize, code)
+    return fingerprint(tuple(keys), labels, how.order, how.normalize, how.interval, code)
 
 
 def _write_rows(table: pd.DataFrame, file: Path) -> None:

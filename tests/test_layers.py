@@ -3,6 +3,7 @@
 import resource
 import tempfile
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -163,3 +164,44 @@ def test_damaged_scores_are_one_clear_error(network, tmp_path):
 def test_memory_must_be_positive(network, memory):
     with pytest.raises(ValueError, match="memory must be a positive number of bytes"):
         layer_curve(network, *data(), ["3"], memory=memory)
+
+
+# Two sets, intervals
+
+
+@pytest.mark.parametrize("memory", [4e9, 1.01 * ONE, 1])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_second_set_is_scored_by_itself_and_among_the_first(network, tmp_path, memory, normalize):
+    images, labels = data(90)
+    first, second = (images[:60], labels[:60]), (images[60:] * 2, labels[60:])
+    options = {"device": "cpu", "normalize": normalize, "interval": True, "order": 3}
+    options |= {"memory": memory, "cache": tmp_path}
+    for _ in range(2):  # scored, then read
+        table = layer_curve(network, *first, ["0", "2"], test=second, **options)
+        for layer in ("0", "2"):
+            with torch.no_grad():
+                x, z = (network[: int(layer) + 1](s[0]).flatten(1) for s in (first, second))
+            train = SeparationIndex(x, first[1], normalize)
+            expected = {
+                "train": train.report(3, interval=True),
+                "test": SeparationIndex(z, second[1], normalize).report(3, interval=True),
+                "cross": train.cross(z, second[1]).report(3, interval=True),
+            }
+            for split, report in expected.items():
+                part = table[(table["layer"] == layer) & (table["split"] == split)]
+                part = part.reset_index(drop=True)[list(report.columns)]
+                pd.testing.assert_frame_equal(part, report, check_dtype=False)
+    assert table["split"].unique().tolist() == ["train", "test", "cross"]
+    assert table.groupby("split")["n"].first().to_dict() == {"cross": 30, "test": 30, "train": 60}
+
+
+def test_wrong_labels_are_an_error_before_the_work_starts(network):
+    calls = passes(network)
+    images, labels = data()
+    with pytest.raises(ValueError, match="images and labels must have the same length"):
+        layer_curve(network, images, labels[1:], LAYERS, device="cpu")
+    with pytest.raises(ValueError, match="test images and test labels must have the same length"):
+        layer_curve(network, images, labels, LAYERS, test=(images[1:], labels), device="cpu")
+    with pytest.raises(TypeError, match="labels must be integers"):
+        layer_curve(network, images, labels.float(), LAYERS, device="cpu")
+    assert not calls
