@@ -34,7 +34,7 @@ class Screen:
         if self.whole:
             self.left, self.place = self.refs, torch.arange(self.refs.padded, device=device)
         else:
-            self.left = Sketch(job.q, ids, frame, 1, in_steps, halve)
+            self.left = Sketch(job.q, ids, frame, 1, in_steps, halve, passing=True)
             if job.own:
                 where = torch.full((len(job.x),), -1, dtype=torch.int64, device=device)
                 where[self.refs.ids] = torch.arange(n, device=device)

@@ -128,6 +128,7 @@ class Sketch:
         block: int,
         each: Callable[..., None],
         halve: bool = False,
+        passing: bool = False,
     ) -> None:
         self.x, self.ids, self.frame, self.block = x, ids, frame, block
         self.padded = -(-len(ids) // block) * block
@@ -141,7 +142,9 @@ class Sketch:
         self._pieces = x.new_empty(self.padded if halve else 0, 3, dtype=torch.bfloat16)
         size = self.padded * frame.width * frame.dtype.itemsize
         cache = None
-        if frame.basis is not None or size <= max(CACHE, x.numel() * x.element_size() // 4):
+        # what passes by once is cheaply made again, what it is compared with is not
+        room = CACHE // 8 if passing else max(CACHE, x.numel() * x.element_size() // 4)
+        if frame.basis is not None or size <= room:
             with contextlib.suppress(MemoryError, RuntimeError):  # no room: made anew each time
                 cache = torch.empty(self.padded, frame.width, dtype=frame.dtype, device=x.device)
 
