@@ -73,6 +73,16 @@ def test_bfloat16_products_change_no_bit(monkeypatch, name, method):
     check(CASES[name], 4, CASES[name][10:40].copy(), method=method)
 
 
+@pytest.mark.parametrize("method", ["brute", "projection"])
+@pytest.mark.parametrize("halve", [1, 10**9])
+def test_sketches_without_room_are_made_anew(monkeypatch, method, halve):
+    monkeypatch.setattr(_sketch, "CACHE", 0)
+    monkeypatch.setattr(_sketch, "HALVE", halve)  # bfloat16 products or none
+    x = RNG.normal(size=(600, 64)).astype(np.float32)
+    check(x, 3, method=method)
+    check(x, 3, RNG.normal(size=(90, 64)).astype(np.float32), method=method)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_denormal_features_are_scaled_where_their_squares_would_vanish(method):
     x = GAUSS * 2.0**-1040
