@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 PAIRS = 2**18  # numbers per batch of pair distances: stays in the cache of a core
+DELAY = 2  # seconds without a progress bar
 
 
 class Neighbors(NamedTuple):
@@ -37,8 +39,8 @@ def squared_distances(q: Tensor, x: Tensor, row: Tensor, col: Tensor, unit: floa
     step = max(1, PAIRS // x.shape[1])
     for start in range(0, len(row), step):
         part = slice(start, start + step)
-        terms = q[row[part]].double()  # a copy: indexing with a tensor
-        terms -= x[col[part]].double()
+        terms = q.index_select(0, row[part]).double()  # a copy
+        terms -= x.index_select(0, col[part])
         if unit != 1:
             terms *= unit
         terms.square_()
@@ -52,9 +54,18 @@ def squared_distances(q: Tensor, x: Tensor, row: Tensor, col: Tensor, unit: floa
 
 
 def block_neighbors(
-    queries: Tensor, references: Tensor, k: int, *, first_query: int | None, first: int, unit: float
+    queries: Tensor,
+    references: Tensor,
+    k: int,
+    *,
+    first_query: int | None = None,
+    first: int = 0,
+    unit: float = 1,
 ) -> Neighbors:
     """The k nearest of one block of references for one block of queries, by *squared* distance.
+
+    Blocks over all references, combined with `merge` in any order and grouping, give the whole
+    result, wherever each was computed.
 
     Args:
         queries: (M, D) block; references: (R, D) block.
@@ -64,7 +75,11 @@ def block_neighbors(
         first: Global index of the first reference; indices returned are global.
         unit: See `squared_distances`.
 
-    Blocks over all references, combined with `merge` in any order, give the whole result.
+    >>> x = torch.tensor([[0.0], [1.0], [3.0], [4.0]])
+    >>> left = block_neighbors(x, x[:2], 2, first_query=0)
+    >>> right = block_neighbors(x, x[2:], 2, first_query=0, first=2)
+    >>> merge(left, right).indices.tolist(), merge(left, right).distances[0].tolist()
+    ([[1, 2], [0, 2], [3, 1], [2, 1]], [1.0, 9.0])
     """
     m, n = len(queries), len(references)
     row = torch.arange(m, device=queries.device).repeat_interleave(n)
@@ -78,9 +93,9 @@ def block_neighbors(
 
 
 def merge(a: Neighbors, b: Neighbors) -> Neighbors:
-    """The nearest of two results for the same queries over disjoint references: associative.
+    """The nearest of two results for the same queries over disjoint references.
 
-    Keeps as many neighbors as ``a`` has, ordered by (distance, index).
+    Associative and commutative: it keeps the first k by (distance, index), as many as ``a`` has.
     """
     distances = torch.cat([a.distances, b.distances], dim=1)
     indices = torch.cat([a.indices, b.indices], dim=1)
@@ -103,10 +118,16 @@ class Job:
     chunk: int | None
 
     @property
+    def short(self) -> bool:
+        """Few enough dimensions that float32 sums have a useful error bound."""
+        return self.x.shape[1] < 2**20
+
+    @property
     def quick(self) -> bool:
         """Float32 differences are exact up to rounding: they can rule out near the end."""
         exact = self.x.dtype not in (torch.float64, torch.int32, torch.int64)
-        return exact and self.q.dtype == self.x.dtype and 2.0**-40 < self.scale < 2.0**40
+        same = exact and self.q.dtype == self.x.dtype
+        return same and self.short and 2.0**-40 < self.scale < 2.0**40
 
 
 def nothing(job: Job) -> Neighbors:
@@ -122,8 +143,8 @@ def in_steps(total: int, size: int, work: Callable[[int, int], None], what: str)
     from tqdm import tqdm
 
     start = 0
-    # shown only where someone watches and only if it takes longer than two seconds
-    with tqdm(total=total, desc=what, delay=2, leave=False, disable=None) as bar:
+    # shown only where someone watches, and only if it takes longer
+    with tqdm(total=total, desc=what, delay=DELAY, leave=False, disable=None) as bar:
         while start < total:
             stop = min(start + size, total)
             try:
@@ -182,3 +203,72 @@ def _fingerprints(x: Tensor, ids: Tensor, point: Tensor) -> Tensor:
 def _frequent(keys: Tensor, k: int) -> Tensor:
     _, inverse, counts = torch.unique(keys, return_inverse=True, return_counts=True)
     return counts[inverse] > k + 1
+
+
+def by_value(row: Tensor, value: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Order of pairs by (row, value), stable, and where each of the rows begins in it."""
+    order = value.argsort(stable=True)
+    order = order[row[order].argsort(stable=True)]
+    starts = torch.bincount(row, minlength=rows).cumsum(0)
+    return order, torch.cat([starts.new_zeros(1), starts[:-1]])
+
+
+def settle_by_products(job: Job, ids: Tensor, refs: Tensor, out: Neighbors) -> Tensor:
+    """Settle queries by float64 products, where these are exact; return the ids that are left.
+
+    If all values are multiples of a power of two, and the differences from one sample are at most
+    25 bits long, then |v|^2, |w|^2 and all partial sums of vw are integers below 2^53 of its
+    square: |v|^2 + |w|^2 - 2 vw has no rounding, in whatever order it is summed, and neither have
+    `squared_distances`. Counts, pixels, grids and one-hot rows are such data, and there thousands
+    of distances are equal, so that no bound can rule anything out.
+    """
+    lattice = _lattice(job)
+    if lattice is None:
+        return ids
+    scale, origin = lattice
+
+    def points(x: Tensor, rows: Tensor) -> Tensor:
+        return x.index_select(0, rows).double().mul_(scale).sub_(origin)
+
+    def work(start: int, stop: int) -> None:
+        some = ids[start:stop]
+        left = points(job.q, some)
+        squared = torch.empty(len(some), len(refs), dtype=torch.float64, device=refs.device)
+        step = max(1, 2**21 // left.shape[1])
+        for first in range(0, len(refs), step):
+            right = points(job.x, refs[first : first + step])
+            part = squared[:, first : first + step]
+            part.copy_(right.square().sum(1)).sub_((left @ right.T).mul_(2))
+        squared += left.square().sum(1)[:, None]
+        if job.own:
+            at = torch.searchsorted(refs, some).clamp(max=len(refs) - 1)
+            itself = (refs[at] == some).nonzero()[:, 0]
+            squared[itself, at[itself]] = torch.inf
+        kth = squared.topk(job.k, dim=1, largest=False).values[:, -1:]
+        equal = squared == kth
+        hit = (squared < kth) | (equal & (equal.cumsum(1, dtype=torch.int32) <= job.k))
+        row, col = hit.nonzero().T
+        value = squared[row, col]
+        order, begin = by_value(row, value, len(some))
+        pick = order[begin[:, None] + torch.arange(job.k, device=refs.device)]
+        out.distances[some] = value[pick] / scale**2
+        out.indices[some] = refs[col[pick]]
+
+    in_steps(len(ids), job.chunk or max(1, 2**24 // len(refs)), work, "multiplying")
+    return ids[:0]
+
+
+def _lattice(job: Job) -> tuple[float, Tensor] | None:
+    """A power of two that makes all values integers, short enough, and the first sample by it."""
+    if job.unit != 1:
+        return None
+    sets = [job.x] if job.own else [job.x, job.q]
+    parts = [part for x in sets for part in x.split(max(1, 2**20 // x.shape[1]))]
+    first = job.x[:1].double()
+    norm = max(float((part - first).square().sum(1).max()) for part in parts) ** 0.5
+    scale = 2.0 ** (25 - math.frexp(norm)[1])
+    for part in parts:
+        v = part.double() * scale
+        if not bool(((v == v.round()) & (v.abs() <= 2.0**52)).all()):
+            return None
+    return scale, first * scale

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from siutils import _sketch
-from siutils._pairs import PAIRS, Job, Neighbors, in_steps, squared_distances
+from siutils._pairs import PAIRS, Job, Neighbors, by_value, in_steps, squared_distances
 from siutils._sketch import Frame, Sketch
 
 
@@ -58,8 +58,7 @@ class Screen:
                 part = best[:, start:stop].T.contiguous()
                 failed.append(self._resolve(low + start, low + stop, part))
 
-            many = len(self.refs.ids)
-            few = max(1, 2**24 // many) if self.limit >= many else 4096
+            few = max(1, min(4096, 2**24 // self.frame.width, 2**23 // self.limit))
             in_steps(rows, self.job.chunk or few, work, "comparing")
         return torch.cat(failed)
 
@@ -99,7 +98,9 @@ class Screen:
         return best
 
     def _tile(self) -> int:
-        return 8192 if self.refs.x.is_cuda else 1024
+        """Rows and columns of a tile: a product that stays in the cache, of bounded factors."""
+        side, numbers = (8192, 2**28) if self.refs.x.is_cuda else (1024, 2**24)
+        return max(64, min(side, numbers // self.frame.width))
 
     def _hide_self(self, s: Tensor, row: int, column: int, rows: Tensor | None = None) -> None:
         """Set products of samples with themselves to -infinity."""
@@ -190,7 +191,7 @@ class Screen:
             terms = job.q[q_ids[part]].float().sub_(job.x[x_ids[part]].float())
             out[part] = terms.square_().sum(1)
         # differences and squares round once each, the sum of D terms D - 1 times in any order
-        error = 2 * (job.x.shape[1] + 4) * 2.0**-24
+        error = 2 * _sketch.summation(job.x.shape[1] + 4, 2.0**-24)
         tiny = job.x.shape[1] * 2.0**-120
         return out.double() * (1 - error) - tiny, out.double() * (1 + error) + tiny
 
@@ -207,7 +208,7 @@ class Screen:
             out[part] = terms.square_().sum(1)
         norms = left.norms[row + low] + refs.norms[col]
         limit = (reach[row] + self.frame.eta * norms).square() + _sketch.TINY[self.frame.dtype]
-        error = 2 * (refs.fine.shape[1] + 4) * self.frame.roundoff
+        error = 2 * _sketch.summation(refs.fine.shape[1] + 4, self.frame.roundoff)
         return out.double() * (1 - error) <= limit * _sketch.WIDEN
 
     def _settle(self, low: int, passed: Tensor, row: Tensor, col: Tensor) -> None:
@@ -215,9 +216,9 @@ class Screen:
         job, k = self.job, self.job.k
         if self.quick:
             lower, upper = self._measure(row + low, col)
-            order, first = _by_value(row, upper, passed)
+            order, first = by_value(row, upper, len(passed))
             kth = torch.full((len(passed),), torch.inf, dtype=torch.float64, device=row.device)
-            kth[passed] = upper[order][first + k - 1]
+            kth[passed] = upper[order][first[passed] + k - 1]
             keep = lower <= kth[row]
             row, col = row[keep], col[keep]
         samples = self.refs.ids[col]
@@ -225,16 +226,7 @@ class Screen:
         row, samples = row[order], samples[order]
         ids = self.left.ids[low : low + len(passed)]
         squared = squared_distances(job.q, job.x, ids[row], samples, job.unit)
-        order, first = _by_value(row, squared, passed)
-        pick = order[first[:, None] + torch.arange(k, device=row.device)]
+        order, first = by_value(row, squared, len(passed))
+        pick = order[first[passed][:, None] + torch.arange(k, device=row.device)]
         self.out.distances[ids[passed]] = squared[pick]
         self.out.indices[ids[passed]] = samples[pick]
-
-
-def _by_value(row: Tensor, value: Tensor, passed: Tensor) -> tuple[Tensor, Tensor]:
-    """Order of pairs by (row, value), stable, and where each passed row begins in it."""
-    order = value.argsort(stable=True)
-    order = order[row[order].argsort(stable=True)]
-    starts = torch.bincount(row, minlength=len(passed)).cumsum(0)
-    starts = torch.cat([starts.new_zeros(1), starts[:-1]])
-    return order, starts[passed]

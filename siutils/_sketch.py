@@ -19,6 +19,7 @@ where a = |p|. What falls below is proven out; nothing else is.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -87,8 +88,12 @@ class Frame:
 
     @property
     def gamma(self) -> float:
-        terms = (self.width + 4) * self.roundoff
-        return terms / (1 - terms)
+        return summation(self.width + 4, self.roundoff)
+
+
+def summation(terms: int, roundoff: float) -> float:
+    """Relative error bound of a sum of so many rounded products, in any order (Higham 2002)."""
+    return terms * roundoff / (1 - terms * roundoff)
 
 
 class Sketch:
@@ -114,7 +119,8 @@ class Sketch:
         size = self.padded * frame.width * frame.dtype.itemsize
         cache = None
         if frame.basis is not None or size <= max(CACHE, x.numel() * x.element_size() // 4):
-            cache = torch.empty(self.padded, frame.width, dtype=frame.dtype, device=x.device)
+            with contextlib.suppress(MemoryError, RuntimeError):  # no room: made anew each time
+                cache = torch.empty(self.padded, frame.width, dtype=frame.dtype, device=x.device)
 
         def build(start: int, stop: int) -> None:
             points = self.rows(start, stop)
@@ -229,12 +235,16 @@ def choose(x: Tensor, k: int, base: Frame, forced: bool, pair_cost: float) -> Fr
     n, d = x.shape
     if not forced and d < 48:
         return None
-    size = min(SAMPLE, max(n // 4, 64))
+    room = max(2**25, x.numel() // 32) // d  # many dimensions: fewer samples, fewer axes
+    size = min(n, max(64, min(SAMPLE, n // 4, room)))
     some = spread_out(n, 2 * size, x.device)
     full = replace(base, dtype=torch.float64)
-    basis = principal_axes(
-        full.coordinates(x[some[:size]]).to(base.dtype), max(1, min(LADDER[-1], d // 2))
-    )
+    v = torch.empty(size, d, dtype=base.dtype, device=x.device)
+    step = max(1, 2**20 // d)
+    for out, part in zip(v.split(step), some[:size].split(step), strict=True):
+        out.copy_(full.coordinates(x[part]))
+    basis = principal_axes(v, max(1, min(LADDER[-1], d // 2, room // 2)))
+    del v
     gap = basis.T @ basis - torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
     if float(gap.norm()) > 2.0**-40:
         raise RuntimeError("the projection's basis came out not orthonormal; use method='brute'")
@@ -259,27 +269,39 @@ def candidates(x: Tensor, some: Tensor, k: int, full: Frame, basis: Tensor) -> d
     A few probes are measured against all samples to know their k-th distance (nearly: the
     estimate decides the speed, never the result), and their bounds counted on ``some``.
     """
-    probes, n = 64, len(x)
-    v = full.coordinates(x[some])
-    norms = v.square().sum(1)
-    few = v[:probes].float()
-    parts = []
-    for part in x.split(max(1, 2**20 // x.shape[1])):
-        p = (part.float() - full.center.float()).mul_(full.scale)
-        parts.append(torch.linalg.vector_norm(p, dim=1).square_() - 2 * few @ p.T)
-    d2 = torch.cat(parts, dim=1).double() + norms[:probes, None]
-    d2[torch.arange(len(few)), some[:probes]] = torch.inf
-    limit = d2.topk(k, dim=1, largest=False).values[:, -1:].clamp(min=0)
-    z = v @ basis
-    bound, rest = d2.new_zeros(len(few), len(some)), norms.clone()
+    probes, n = some[:64], len(x)
+    images, norms = [], []
+    for ids in some.split(max(1, 2**20 // x.shape[1])):
+        v = full.coordinates(x[ids])
+        images.append(v @ basis)
+        norms.append(v.square().sum(1))
+    z, rest = torch.cat(images), torch.cat(norms)
+    limit = _kth_distances(x, probes, k, full)
+    bound = z.new_zeros(len(probes), len(some))
     counts, last = {}, 0
     for m in sorted({m for m in LADDER if m < z.shape[1]} | {z.shape[1]}):
         step = z[:, last:m]
         length = step.square().sum(1)
-        bound += length[:probes, None] + length - 2 * step[:probes] @ step.T
+        bound += length[: len(probes), None] + length - 2 * step[: len(probes)] @ step.T
         rest -= length
         rho = rest.clamp(min=0).sqrt()
-        lower = bound + (rho[:probes, None] - rho).square()
-        counts[m] = (float((lower <= limit).sum()) / len(few) - 1) / len(some) * n
+        lower = bound + (rho[: len(probes), None] - rho).square()
+        counts[m] = (float((lower <= limit).sum()) / len(probes) - 1) / len(some) * n
         last = m
     return counts
+
+
+def _kth_distances(x: Tensor, ids: Tensor, k: int, full: Frame) -> Tensor:
+    """(len(ids), 1) squared distance of each sample's k-th neighbor, scaled, in float32 or so."""
+    few, center = full.coordinates(x[ids]).float(), full.center.float()
+    own = torch.linalg.vector_norm(few, dim=1).square_()[:, None]
+    best = torch.full((len(ids), k), torch.inf, device=x.device)
+    step = max(1, 2**20 // x.shape[1])
+    for start in range(0, len(x), step):
+        p = (x[start : start + step].float() - center).mul_(full.scale)
+        squared = torch.linalg.vector_norm(p, dim=1).square_() + own - 2 * few @ p.T
+        at = ids - start
+        inside = ((at >= 0) & (at < len(p))).nonzero()[:, 0]
+        squared[inside, at[inside]] = torch.inf
+        best = torch.cat([best, squared], dim=1).topk(k, dim=1, largest=False).values
+    return best[:, -1:].clamp(min=0).double()

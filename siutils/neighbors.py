@@ -24,6 +24,7 @@ from siutils._pairs import (
     in_steps,
     merge,
     nothing,
+    settle_by_products,
     squared_distances,
     without_copies,
 )
@@ -32,6 +33,7 @@ from siutils._sketch import Frame
 
 __all__ = ["Neighbors", "block_neighbors", "kneighbors", "merge", "squared_distances"]
 
+WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.float64}
 METHODS = ("auto", "projection", "brute", "exact")
 
 
@@ -115,9 +117,9 @@ def _prepare(x: Tensor, q: Tensor, k: int, own: bool, chunk: int | None) -> Job:
     scale = 2.0 ** max(-1000, min(1000, -exponent))
     unit = scale if abs(exponent) > 300 else 1.0
     # mean of a few groups, then their median: near the mean, yet no outlier moves it
-    some = x[_sketch.spread_out(len(x), _sketch.SAMPLE, x.device)].double()
-    groups = some.tensor_split(min(9, len(some)))
-    center = torch.stack([g.mul(1 / len(g)).sum(0) for g in groups]).median(0).values
+    count = max(64, min(_sketch.SAMPLE, 2**25 // x.shape[1]))
+    groups = _sketch.spread_out(len(x), count, x.device).tensor_split(min(9, len(x)))
+    center = torch.stack([x[g].double().mul_(1 / len(g)).sum(0) for g in groups]).median(0).values
     return Job(x, q, k, own, unit, scale, center, chunk)
 
 
@@ -126,7 +128,6 @@ def _extent(values: Tensor, name: str) -> tuple[Tensor, Tensor]:
     step = max(1, 2**22 // values.shape[1])
     low, high = [], []
     for part in values.split(step):
-        part = part.to(torch.uint8) if part.dtype == torch.bool else part
         bounds = torch.aminmax(part, dim=0)
         low.append(bounds.min)
         high.append(bounds.max)
@@ -169,7 +170,10 @@ def _search(job: Job, method: str) -> Neighbors:
     ids = torch.arange(len(job.q), device=job.x.device)
     refs = without_copies(job)
     for frame, limit in _levels(job, len(refs), method):
-        ids = Screen(job, frame, ids, refs, limit, out).run()
+        if limit == len(refs):  # the last level: many distances are equal
+            ids = settle_by_products(job, ids, refs, out)
+        if len(ids):
+            ids = Screen(job, frame, ids, refs, limit, out).run()
         if not len(ids):
             break
     return out
@@ -177,7 +181,8 @@ def _search(job: Job, method: str) -> Neighbors:
 
 def _levels(job: Job, n: int, method: str) -> Iterator[tuple[Frame, int]]:
     """Frames to search in, each with the number of candidates that is too many for a row."""
-    first = torch.float32 if _sketch.full_precision(job.x.device) else torch.float64
+    single = job.short and _sketch.full_precision(job.x.device)
+    first = torch.float32 if single else torch.float64
     base = Frame(job.center, job.scale, first)
     forced = method == "projection"
     if forced or (method == "auto" and min(n, len(job.q)) >= 4096):
@@ -196,12 +201,16 @@ def _sqrt(squared: Tensor) -> Tensor:
 def _as_matrix(values: Any, name: str) -> Tensor:
     if not isinstance(values, Tensor):
         array = np.asarray(values)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
         with warnings.catch_warnings():  # read-only arrays are fine: nothing here writes to them
             warnings.simplefilter("ignore")
             values = torch.from_numpy(np.ascontiguousarray(array))
     values = values.detach()
+    if values.dtype == torch.bool:
+        values = values.view(torch.uint8)
+    values = values.to(WIDER.get(values.dtype, values.dtype))
     if values.is_complex():
         raise TypeError(f"{name} must hold real numbers, got dtype {values.dtype}")
     if values.ndim != 2 or 0 in values.shape:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from reference import brute_neighbors
+from reference import brute_neighbors, index_values
 
 from siutils import _pairs, _sketch, kneighbors
 from siutils._sketch import Frame
@@ -35,6 +35,8 @@ CASES = {
     "near_ties": BASE + 1e-7 * RNG.normal(size=(150, 12)),
     "float16": GAUSS.astype(np.float16),
     "uint8": RNG.integers(0, 256, (150, 20)).astype(np.uint8),
+    "uint16": RNG.integers(0, 50_000, (150, 4)).astype(np.uint16),
+    "big_endian": GAUSS.astype(">f4"),
     "int64": RNG.integers(-9, 9, (150, 4)),
     "bool": RNG.integers(0, 2, (100, 12)).astype(bool),
 }
@@ -105,47 +107,96 @@ def test_property_any_small_matrix(x, method):
     check(x, 3, method=method)
 
 
-def test_without_its_margin_the_bound_is_wrong(monkeypatch):
+@pytest.mark.parametrize("method", ["brute", "projection"])
+def test_without_its_margin_the_bound_of_products_is_wrong(monkeypatch, method):
     """The error margin earns its keep: near ties are lost as soon as it is taken away."""
     rng = np.random.default_rng(3)
     x = (rng.normal(size=(1, 256)) + 3e-4 * rng.normal(size=(1500, 256))).astype(np.float32)
     x[0] = 4.0  # keeps the scale of the data at 1, so that float32 products are coarse
     expected = kneighbors(x, 2, method="exact").indices
-    assert torch.equal(kneighbors(x, 2, method="brute").indices, expected)
+    assert torch.equal(kneighbors(x, 2, method=method).indices, expected)
     monkeypatch.setattr(Frame, "gamma", 0.0)
     monkeypatch.setattr(Frame, "eta", 0.0)
     monkeypatch.setattr(_sketch, "WIDEN", 1.0)
-    assert not torch.equal(kneighbors(x, 2, method="brute").indices, expected)
+    assert not torch.equal(kneighbors(x, 2, method=method).indices, expected)
 
 
-def test_blocks_merge_in_any_order():
-    x = torch.from_numpy(CASES["duplicates"])
-    parts = [(0, 50), (50, 130), (130, 240)]
-    blocks = [block_neighbors(x, x[a:b], 3, first_query=0, first=a, unit=1.0) for a, b in parts]
-    whole = kneighbors(x, 3)
-    for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
-        a, b, c = (blocks[i] for i in order)
-        for merged in (merge(merge(a, b), c), merge(a, merge(b, c))):
-            assert torch.equal(merged.indices, whole.indices)
+@pytest.mark.parametrize("method", ["brute", "projection"])
+def test_without_its_margin_the_bound_of_differences_is_wrong(monkeypatch, method):
+    """Points around each center, as far from it as float32 can tell: float64 must decide."""
+    rng = np.random.default_rng(4)
+    around = rng.normal(size=(30, 40, 64))
+    around /= np.linalg.norm(around, axis=2, keepdims=True)
+    center = 8 * rng.normal(size=(30, 1, 64))
+    x = np.concatenate([center, center + around], 1).reshape(-1, 64).astype(np.float32)
+    expected = kneighbors(x, 2, method="exact").indices
+    assert torch.equal(kneighbors(x, 2, method=method).indices, expected)
+    gamma = property(lambda frame: 1.01 * (frame.width + 4) * frame.roundoff)
+    monkeypatch.setattr(Frame, "gamma", gamma)  # products keep theirs
+    monkeypatch.setattr(_sketch, "summation", lambda terms, roundoff: 0.0)
+    assert not torch.equal(kneighbors(x, 2, method=method).indices, expected)
 
 
-def test_out_of_memory_halves_the_chunk_and_goes_on(monkeypatch):
-    real, sizes = _pairs.squared_distances, []
+@pytest.mark.parametrize("method", ["auto", "projection", "brute"])
+def test_thousands_of_equal_distances(method):
+    """One-hot rows: all are equally far, so the lowest indices win. And a grid, by the oracle."""
+    found = kneighbors(torch.eye(2000), 2, method=method)
+    expected = torch.tensor([[0, 1]]).repeat(2000, 1)
+    expected[0], expected[1] = torch.tensor([1, 2]), torch.tensor([0, 2])
+    assert torch.equal(found.indices, expected)
+    assert (found.distances == np.sqrt(2.0)).all()
+    side = np.arange(66.0)
+    grid = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2) * 0.25 + 1e6
+    check(grid, 4, method=method)
 
-    def scarce(q, x, row, col, unit=1):
-        sizes.append(len(row))
-        if len(row) > 2000:
-            raise torch.OutOfMemoryError("injected")
-        return real(q, x, row, col, unit)
 
-    monkeypatch.setattr(_pairs, "squared_distances", scarce)
-    check(CASES["gauss"], 3, method="exact")
-    assert max(sizes) > 2000
-    monkeypatch.setattr(
-        _pairs, "squared_distances", lambda *a: (_ for _ in ()).throw(MemoryError("none left"))
+def test_products_decide_only_where_they_are_exact():
+    """One value that is no multiple of the others' unit, and float64 differences decide again."""
+    x = np.eye(130)
+    x[7, 7] += 2.0**-50
+    assert _pairs._lattice(job_of(np.eye(130))) is not None
+    assert _pairs._lattice(job_of(x)) is None
+    assert _pairs._lattice(job_of(np.eye(130) + 2.0**40)) is None  # its digits leave no room
+    check(x, 3)
+    check(np.eye(130) + 2.0**40, 3)
+
+
+def job_of(x):
+    x = torch.from_numpy(x)
+    return _pairs.Job(x, x, 1, True, 1.0, 1.0, x.mean(0), None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    x=arrays(np.float32, st.tuples(st.integers(9, 24), st.integers(1, 5)),
+             elements=st.floats(-4, 4, width=16)),
+    cuts=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+    k=st.integers(1, 8),
+    order=st.permutations(range(3)),
+)  # fmt: skip
+def test_property_blocks_merge_in_any_order_and_grouping(x, cuts, k, order):
+    """Blocks of references, some empty or smaller than k, equal ones among them."""
+    first, second = sorted(cuts)
+    x = torch.from_numpy(x)
+    parts = [(0, first), (first, second), (second, len(x))]
+    a, b, c = (
+        block_neighbors(x, x[parts[i][0] : parts[i][1]], k, first_query=0, first=parts[i][0])
+        for i in order
     )
-    with pytest.raises(MemoryError, match="a single row"):
-        kneighbors(CASES["gauss"], 3, method="exact")
+    distances, indices = brute_neighbors(x.numpy(), k)
+    for merged in (merge(merge(a, b), c), merge(a, merge(b, c))):
+        np.testing.assert_array_equal(merged.indices.numpy(), indices)
+        np.testing.assert_array_equal(merged.distances.sqrt().numpy(), distances)
+
+
+def test_duplicates_of_the_same_and_of_other_classes():
+    """Self is dropped by index, so a duplicate counts, whatever its class."""
+    x = np.concatenate([GAUSS[:60], GAUSS[:60], GAUSS[:20]])
+    labels = np.r_[np.arange(60) % 3, np.arange(60) % 3, np.arange(20) % 2]
+    found = labels[kneighbors(x, 2).indices.numpy()] == labels[:, None]
+    expected = index_values(x, labels, 2)
+    np.testing.assert_array_equal(found[:, 0], expected["si"])
+    np.testing.assert_array_equal(found.all(1), expected["high_order_si"])
 
 
 def test_memory_maps_read_only_and_strided_input(tmp_path):

@@ -1,0 +1,162 @@
+"""kneighbors within limits: little memory, Ctrl-C, threads, a terminal or none."""
+
+import gc
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from reference import brute_neighbors
+from tqdm import tqdm
+
+from siutils import _pairs, _screen, kneighbors
+from siutils.neighbors import METHODS
+
+X = np.random.default_rng(0).normal(size=(240, 9))
+
+MAPPED = """
+import resource, sys
+import numpy as np, torch
+from siutils import kneighbors
+torch.set_num_threads(1)
+kneighbors(np.random.default_rng(0).normal(size=(500, 8)), 1)  # loads what loads late
+used = 1024 * int(open("/proc/self/status").read().split("VmData:")[1].split()[0])
+resource.setrlimit(resource.RLIMIT_DATA, (used + {limit}, used + {limit}))
+x = np.load(sys.argv[1], mmap_mode="r")
+assert x.nbytes > 2 * {limit}
+found = kneighbors(x, 2, x[:: len(x) // 20], method=sys.argv[2])
+np.savez(sys.argv[3], distances=found.distances, indices=found.indices)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+@pytest.mark.parametrize("method", ["auto", "projection"])
+def test_memory_map_larger_than_the_memory_of_the_process(tmp_path, method):
+    rng = np.random.default_rng(1)
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (34_000, 2_000))
+    x[:, :64] = rng.normal(size=(len(x), 64))  # the rest are zeros, a hole in the file
+    x.flush()
+    code = MAPPED.format(limit=125 * 2**20)
+    subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "x.npy", method, tmp_path / "found.npz"], check=True
+    )
+    found = np.load(tmp_path / "found.npz")
+    distances, indices = brute_neighbors(x[:, :64], 2, x[:: len(x) // 20, :64])
+    np.testing.assert_array_equal(found["indices"], indices)
+    np.testing.assert_allclose(found["distances"], distances, rtol=1e-14)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_threads_and_chunks_change_no_bit(method):
+    x = np.round(X[:90], 1)  # near ties and exact ones
+    expected = brute_neighbors(x, 3)
+    before = torch.get_num_threads()
+    try:
+        for threads, chunk in ((1, None), (1, 1), (2, 7), (2, None), (3, 64), (2, 10_000)):
+            torch.set_num_threads(threads)
+            found = kneighbors(x, 3, method=method, chunk_size=chunk)
+            assert np.array_equal(found.distances.numpy(), expected[0])
+            assert np.array_equal(found.indices.numpy(), expected[1])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_out_of_memory_halves_the_chunk_and_goes_on(monkeypatch):
+    real, sizes = _pairs.squared_distances, []
+
+    def scarce(q, x, row, col, unit=1):
+        sizes.append(len(row))
+        if len(row) > 2000:
+            raise torch.OutOfMemoryError("injected")
+        return real(q, x, row, col, unit)
+
+    monkeypatch.setattr(_pairs, "squared_distances", scarce)
+    expected = brute_neighbors(X, 3)[1]
+    assert np.array_equal(kneighbors(X, 3, method="exact").indices.numpy(), expected)
+    assert max(sizes) > 2000
+    monkeypatch.setattr(
+        _pairs, "squared_distances", lambda *a: (_ for _ in ()).throw(MemoryError("none left"))
+    )
+    with pytest.raises(MemoryError, match="a single row"):
+        kneighbors(X, 3, method="exact")
+
+
+def test_out_of_memory_in_a_product_halves_the_chunk_and_goes_on(monkeypatch):
+    real, sizes = torch.mm, []
+
+    def scarce(a, b, **out):
+        sizes.append(len(a))
+        if len(a) > 16:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: injected")
+        return real(a, b, **out)
+
+    monkeypatch.setattr(torch, "mm", scarce)
+    found = kneighbors(X, 3, X[:100].copy(), method="brute")
+    assert np.array_equal(found.indices.numpy(), brute_neighbors(X, 3, X[:100])[1])
+    assert sizes[0] > 16 >= sizes[-1]
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
+    def broken(*arguments, **out):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(torch, "mm", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        kneighbors(X, 3, method="brute")
+
+
+def _live_numbers():
+    gc.collect()
+    return sum(t.numel() for t in gc.get_objects() if type(t) is torch.Tensor)
+
+
+def test_interrupt_leaves_nothing_behind(monkeypatch):
+    expected = kneighbors(X, 3)
+    before = (_live_numbers(), threading.active_count(), torch.get_num_threads())
+    real = _screen.Screen._settle
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)  # what Ctrl-C sends
+        return real(*arguments)
+
+    monkeypatch.setattr(_screen.Screen, "_settle", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        kneighbors(X, 3)
+    monkeypatch.undo()
+    assert (_live_numbers(), threading.active_count(), torch.get_num_threads()) == before
+    assert not torch.is_autocast_enabled("cpu")
+    assert not torch.is_inference_mode_enabled()
+    assert not tqdm._instances
+    assert torch.equal(kneighbors(X, 3).indices, expected.indices)
+
+
+class Screen(io.StringIO):
+    """Stands for standard error, a terminal or not."""
+
+    def __init__(self, terminal):
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self):
+        return self.terminal
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_shows_on_a_terminal_only(monkeypatch, terminal):
+    screen = Screen(terminal)
+    monkeypatch.setattr(_pairs, "DELAY", 0)
+    monkeypatch.setattr(sys, "stderr", screen)
+    kneighbors(X, 3, chunk_size=50)
+    assert ("comparing" in screen.getvalue()) == terminal
+
+
+def test_short_work_shows_no_progress(monkeypatch):
+    screen = Screen(terminal=True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    kneighbors(X, 3)
+    assert not screen.getvalue()
