@@ -97,6 +97,32 @@ def test_autocast_of_the_caller_changes_nothing_and_neither_does_the_input_chang
     assert torch.equal(x, before)
 
 
+def low_precision_set():
+    """Low rank plus little noise, large enough for projections, near ties and copies within."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(4200, 5, generator=generator) @ torch.randn(5, 64, generator=generator)
+    x += 1e-4 * torch.randn(4200, 64, generator=generator)
+    x[4000:] = x[:200]
+    return x
+
+
+@pytest.mark.parametrize("method", ["projection", "brute"])
+def test_lower_matmul_precision_of_the_caller_changes_nothing(method):
+    x = low_precision_set()
+    expected = kneighbors(x, 2, method=method)
+    assert _sketch.full_precision(x.device)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")  # bfloat16 products where the CPU has them
+    try:
+        found = kneighbors(x, 2, method=method)
+        assert not _sketch.full_precision(x.device)  # so these were float64 products
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(found.indices, expected.indices)
+    assert torch.equal(found.distances, expected.distances)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     x=arrays(np.float32, st.tuples(st.integers(4, 24), st.integers(1, 5)),
@@ -246,3 +272,19 @@ def test_cuda_equals_cpu_to_the_bit(name):
     cpu, gpu = (kneighbors(torch.from_numpy(x), 3, device=d) for d in ("cpu", "cuda"))
     assert torch.equal(cpu.indices, gpu.indices.cpu())
     assert torch.equal(cpu.distances, gpu.distances.cpu())
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("method", ["auto", "projection", "brute"])
+def test_cuda_equals_cpu_on_larger_sets_even_with_tf32_on(method, tf32):
+    x = low_precision_set()
+    expected = kneighbors(x, 3, method="exact")
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        found = kneighbors(x.cuda(), 3, method=method)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    assert torch.equal(found.indices.cpu(), expected.indices)
+    assert torch.equal(found.distances.cpu(), expected.distances)
