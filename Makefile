@@ -3,7 +3,7 @@ PROFILE ?= quick
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: report test lint lab figures lock clean
+.PHONY: report test lint lab figures bench lock clean
 
 report: .venv/ready
 	$(BIN)/siutils report --profile $(PROFILE)
@@ -24,6 +24,11 @@ figures: reports/$(PROFILE)/run.json
 	mkdir -p figures/$(PROFILE)/tables
 	cp reports/$(PROFILE)/figures/* reports/$(PROFILE)/run.json figures/$(PROFILE)/
 	cp reports/$(PROFILE)/tables/*.csv figures/$(PROFILE)/tables/
+
+# Nearest neighbors against brute force, scikit-learn and faiss; see benchmarks/neighbors.py.
+bench: .venv/ready
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --requirement pyproject.toml --extra bench
+	$(BIN)/python benchmarks/neighbors.py $(ARGS)
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
