@@ -169,7 +169,7 @@ class Screen:
         for b, part in enumerate(rows.split(hit.sum(0).tolist())):
             if len(part):
                 start = b * self.refs.block
-                s = left[part] @ self.refs.rows(start, start + self.refs.block).T
+                s = left.index_select(0, part) @ self.refs.rows(start, start + self.refs.block).T
                 self._hide_self(s, low, start, part + low)
                 yield b, part, s
 
@@ -188,7 +188,8 @@ class Screen:
         step = max(1, PAIRS // job.x.shape[1])
         for start in range(0, len(row), step):
             part = slice(start, start + step)
-            terms = job.q[q_ids[part]].float().sub_(job.x[x_ids[part]].float())
+            terms = job.q.index_select(0, q_ids[part]).float()
+            terms.sub_(job.x.index_select(0, x_ids[part]))
             out[part] = terms.square_().sum(1)
         # differences and squares round once each, the sum of D terms D - 1 times in any order
         error = 2 * _sketch.summation(job.x.shape[1] + 4, 2.0**-24)
@@ -204,7 +205,8 @@ class Screen:
         step = max(1, PAIRS // refs.fine.shape[1])
         for start in range(0, len(row), step):
             part = slice(start, start + step)
-            terms = left.fine[row[part] + low].sub_(refs.fine[col[part]])
+            terms = left.fine.index_select(0, row[part] + low)
+            terms.sub_(refs.fine.index_select(0, col[part]))
             out[part] = terms.square_().sum(1)
         norms = left.norms[row + low] + refs.norms[col]
         limit = (reach[row] + self.frame.eta * norms).square() + _sketch.TINY[self.frame.dtype]
