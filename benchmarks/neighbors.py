@@ -15,7 +15,8 @@ show that this is right); siutils always does all of it. `peak_mb` is memory bey
 the worst moment of any timed round. `gflops` are the operations of brute force, 2 N² D, per second
 of this contestant: no brute force can exceed `sgemm_gflops`, the float32 matrix product measured in
 the same run. `agree` is the share of samples with the same neighbors in the same order as siutils:
-float32 contestants swap near ties.
+float32 contestants swap near ties. Runs in which other processes took more than a tenth of the CPU
+are repeated, up to three times as many; then the quietest count, and `others` tells how quiet.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ HERE = Path(__file__).resolve().parent
 KEY = ["workload", "n", "k", "device", "contestant", "queries"]
 COLUMNS = [
     "workload", "n", "d", "k", "device", "contestant", "queries", "repeats", "time_s", "ratio",
-    "min_s", "max_s", "peak_mb", "gflops", "sgemm_gflops", "agree", "run",
+    "min_s", "max_s", "peak_mb", "gflops", "sgemm_gflops", "agree", "others", "run",
 ]  # fmt: skip
 WARM = 5000  # samples of the untimed round
+QUIET = 0.1  # share of the CPU that others may take in a run that counts
+TRIES = 3  # times as many runs as wanted, at most
 Search = Callable[[int], Any]  # neighbors of the first so many samples
 
 
@@ -120,24 +123,31 @@ ON_CUDA = ["siutils", "matmul", "cdist"]
 
 
 def measure(x: Tensor, k: int, names: list[str], queries: int, repeats: int) -> list[dict]:
-    """Rows of one group; the contestants take turns."""
-    rows: dict[str, list[dict]] = {name: [] for name in names}
+    """Rows of one group; the contestants take turns, until each has enough undisturbed runs."""
+    runs: dict[str, list[dict]] = {name: [] for name in names}
     found: dict[str, Tensor] = {}
     for name in names:  # loads libraries, starts threads
         _once(x[:WARM], k, CONTESTANTS[name], min(len(x), WARM))
-    for _ in range(repeats):
+    for _ in range(TRIES * repeats):
         for name in names:
-            many = len(x) if name in WHOLE else queries
-            once, result = _once(x, k, CONTESTANTS[name], many)
-            rows[name].append(once)
+            if sum(run["others"] <= QUIET for run in runs[name]) >= repeats:
+                continue
+            once, result = _once(x, k, CONTESTANTS[name], len(x) if name in WHOLE else queries)
+            runs[name].append(once)
             if result is not None:
                 found[name] = _without_self(torch.as_tensor(result).cpu(), k)
-            print(f"  {name:8} {once['time_s']:8.2f} s  {once['peak_mb']:6.0f} MB", flush=True)
-    return [_summary(name, runs, x, queries, found) for name, runs in rows.items()]
+            print(
+                f"  {name:8} {once['time_s']:8.2f} s  {once['peak_mb']:6.0f} MB"
+                f"  {once['others']:4.0%} of the CPU taken by others",
+                flush=True,
+            )
+    for name in names:
+        runs[name] = sorted(runs[name], key=lambda run: run["others"])[:repeats]
+    return [_summary(name, some, x, queries, found) for name, some in runs.items()]
 
 
 def _once(x: Tensor, k: int, contestant: Callable[..., Search], queries: int) -> tuple[dict, Any]:
-    memory = Memory(x.device)
+    memory, others = Memory(x.device), Others()
     start = time.perf_counter()
     search = contestant(x, k)
     memory.wait()
@@ -146,7 +156,8 @@ def _once(x: Tensor, k: int, contestant: Callable[..., Search], queries: int) ->
     memory.wait()
     done = time.perf_counter()
     scaled = (done - built) * len(x) / queries
-    return {"time_s": built - start + scaled, "peak_mb": memory.peak_mb()}, result
+    once = {"time_s": built - start + scaled, "peak_mb": memory.peak_mb(), "others": others.share()}
+    return once, result
 
 
 def _summary(name: str, runs: list[dict], x: Tensor, queries: int, found: dict) -> dict:
@@ -160,7 +171,7 @@ def _summary(name: str, runs: list[dict], x: Tensor, queries: int, found: dict) 
         "contestant": name, "queries": n if name in WHOLE else queries, "repeats": len(times),
         "time_s": median, "min_s": min(times), "max_s": max(times),
         "peak_mb": max(run["peak_mb"] for run in runs), "gflops": 2e-9 * n * n * d / median,
-        "agree": agree,
+        "agree": agree, "others": statistics.median(run["others"] for run in runs),
     }  # fmt: skip
 
 
@@ -200,6 +211,25 @@ class Memory:
     def _resident(field: str) -> int:
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.split(f"{field}:")[1].split()[0])
+
+
+class Others:
+    """Share of the machine's CPU time that other processes took from here on."""
+
+    def __init__(self) -> None:
+        self.start = self._seconds()
+
+    def share(self) -> float:
+        busy, own, wall = (
+            now - then for now, then in zip(self._seconds(), self.start, strict=True)
+        )
+        return max(0.0, busy - own) / (wall * (os.cpu_count() or 1))
+
+    @staticmethod
+    def _seconds() -> tuple[float, float, float]:
+        user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
+        busy = (user + nice + system) / os.sysconf("SC_CLK_TCK")
+        return busy, time.process_time(), time.perf_counter()
 
 
 def sgemm_gflops(device: torch.device) -> float:
@@ -272,7 +302,7 @@ def main() -> None:
     out = wanted.out or HERE / f"neighbors-{wanted.device}.csv"
     run = datetime.now(UTC).isoformat(timespec="seconds")
     peak = sgemm_gflops(device)
-    print(f"sgemm {peak:.0f} GFLOP/s, {torch.get_num_threads()} threads")
+    print(f"sgemm {peak:.0f} GFLOP/s, {torch.get_num_threads()} threads", flush=True)
     for workload in wanted.workloads:
         for n in wanted.n:
             queries = min(n, wanted.queries or n)
