@@ -53,7 +53,7 @@ class Frame:
 
     def coordinates(self, x: Tensor) -> Tensor:
         """Float64 coordinates of rows: (n, D), or (n, m + 1) with the left-over length last."""
-        v = x.double() - self.center
+        v = (x.double() if x.dtype != torch.float64 else x.clone()).sub_(self.center)
         if self.basis is None:
             return v.mul_(self.scale)
         z = v @ self.basis
@@ -145,7 +145,7 @@ class Sketch:
         out = torch.zeros(stop - start, frame.width, dtype=frame.dtype, device=self.x.device)
         n = min(stop, len(self.ids)) - start
         if n > 0:
-            fine = frame.coordinates(self.x[self.ids[start : start + n]])
+            fine = frame.coordinates(self.x.index_select(0, self.ids[start : start + n]))
             if self.fine is not None:
                 self.fine[start : start + n] = fine
             out[:n, :-2] = frame.coarse(fine)
