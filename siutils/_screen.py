@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,19 +26,24 @@ class Screen:
         block = -(-n // max(_sketch.BLOCKS, 8 * job.k))
         # a random order, so that the k nearest lie in different blocks
         order = refs[_sketch.spread_out(n, n, device)]
-        self.refs = Sketch(job.x, order, frame, block, in_steps)
+        halve = frame.dtype == torch.float32 and n >= _sketch.HALVE
+        halve = halve and _sketch.has_bfloat16(device)
+        self.refs = Sketch(job.x, order, frame, block, in_steps, halve)
         self.whole = job.own and n == len(ids) == len(job.x)
         self.place: Tensor | None = None  # where each row stands among the references
         if self.whole:
             self.left, self.place = self.refs, torch.arange(self.refs.padded, device=device)
         else:
-            self.left = Sketch(job.q, ids, frame, 1, in_steps)
+            self.left = Sketch(job.q, ids, frame, 1, in_steps, halve)
             if job.own:
                 where = torch.full((len(job.x),), -1, dtype=torch.int64, device=device)
                 where[self.refs.ids] = torch.arange(n, device=device)
                 self.place = where[ids]
         self.partners = _sketch.partner_factors(self.refs.norms, frame)
         self.block_norms = self.refs.block_norms()
+        # the first look is at bfloat16 products where these are fast, under a bound of their own
+        half = max(self.left.half, self.refs.half)
+        self.first = replace(frame, half=half if half < 2.0**-7 else 0.0)
 
     def run(self) -> Tensor:
         """Fill in what can be settled; return the ids of the other queries."""
@@ -69,18 +75,19 @@ class Screen:
         a tile serves its rows and its columns.
         """
         refs, block = self.refs, self.refs.block
-        best = torch.empty(refs.blocks, high - low, dtype=self.frame.dtype, device=refs.x.device)
+        dtype = torch.bfloat16 if self.first.half else self.frame.dtype
+        best = torch.empty(refs.blocks, high - low, dtype=dtype, device=refs.x.device)
         unit = block if symmetric else 1
         side = max(1, self._tile() // unit)
 
         def work(start: int, stop: int) -> None:
             start, stop = start * unit, stop * unit
-            left = _sketch.swapped(self.left.rows(low + start, low + stop))
+            left = self._factor(self.left, low + start, low + stop, left=True)
             tile = min(stop - start, side * unit)
             across = max(1, tile // block) * block
             room = left.new_empty(tile * across)
             for j in range(start if symmetric else 0, refs.padded, across):
-                right = refs.rows(j, min(j + across, refs.padded))
+                right = self._factor(refs, j, min(j + across, refs.padded))
                 jb = slice(j // block, j // block + len(right) // block)
                 for i in range(start, min(stop, j + 1) if symmetric else stop, tile):
                     a = left[i - start : i - start + tile]
@@ -96,6 +103,12 @@ class Screen:
         size = self.job.chunk // unit if self.job.chunk else 4 * side
         in_steps((high - low) // unit, max(1, size), work, "screening")
         return best
+
+    def _factor(self, sketch: Sketch, start: int, stop: int, left: bool = False) -> Tensor:
+        if self.first.half:
+            return sketch.halves(start, stop, left)
+        points = sketch.rows(start, stop)
+        return _sketch.swapped(points) if left else points
 
     def _tile(self) -> int:
         """Rows and columns of a tile: a product that stays in the cache, of bounded factors."""
@@ -118,8 +131,10 @@ class Screen:
         frame = self.frame
         norms = self.left.norms[low:high]
         reach = self._reach(low, high, best, norms)
-        factors = _sketch.floor_factors(reach.clamp(max=1e12), norms, frame)
-        hit = best >= -(factors @ _sketch.partner_factors(self.block_norms, frame).T)
+        reach.clamp_(max=1e12)
+        first = _sketch.floor_factors(reach, norms, self.first)
+        hit = best >= -(first @ _sketch.partner_factors(self.block_norms, frame).T)
+        factors = _sketch.floor_factors(reach, norms, frame)
         count = torch.zeros(high - low, dtype=torch.int64, device=hit.device)
         pairs = []
         for b, rows, s in self._visit(low, high, hit):
@@ -143,12 +158,18 @@ class Screen:
     def _reach(self, low: int, high: int, best: Tensor, norms: Tensor) -> Tensor:
         """Upper bounds (scaled) of the k-th distances of rows low…high."""
         job, k = self.job, self.job.k
-        if self.frame.basis is None:
+        if self.frame.basis is None and not self.first.half:
             upper = _sketch.upper_distances(best, norms[:, None], self.block_norms, self.frame)
             return upper.topk(k, dim=1, largest=False).values[:, -1]
-        # measure the best partner in each of the best blocks
+        # look closer at the best partner in each of the best blocks
         blocks = best.topk(min(k + 2, best.shape[1]), dim=1).indices
         hit = torch.zeros_like(best, dtype=torch.bool).scatter_(1, blocks, True)
+        if self.frame.basis is None:
+            best = torch.full_like(best, -torch.inf, dtype=self.frame.dtype)
+            for b, rows, s in self._visit(low, high, hit):
+                best[rows, b] = s.amax(1)
+            upper = _sketch.upper_distances(best, norms[:, None], self.block_norms, self.frame)
+            return upper.topk(k, dim=1, largest=False).values[:, -1]
         pairs = [
             torch.stack([rows, s.max(1).indices + b * self.refs.block])
             for b, rows, s in self._visit(low, high, hit)

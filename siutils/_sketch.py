@@ -13,6 +13,11 @@ never farther apart than their samples. Rounding is covered by two numbers:
   (p, 1, -|p|^2/2), sketches have the product s = -|p_i - p_j|^2 / 2 within
   gamma (|p_i| + |p_j|)^2 / 2.
 
+Where the CPU multiplies bfloat16 fast, a first look is at sketches rounded to it. `eta` then grows
+by `half`, the most that this rounding was measured to move any sketch, over its |p|; -|p|^2/2 of
+the moved sketch is stored in three pieces that lose 2^-23 of it; sums are float32, and rounding
+them to bfloat16 changes them by 2^-8 (`lift`). It only chooses blocks to look at in float32.
+
 Hence a sample j with |v_i - v_j| <= t has s >= -((t + eta (a_i + a_j))^2 + gamma (a_i + a_j)^2) / 2
 where a = |p|. What falls below is proven out; nothing else is.
 """
@@ -32,6 +37,7 @@ TINY = {torch.float32: 1e-30, torch.float64: 1e-280}  # covers underflow, in sca
 WIDEN = 1 + 1e-5  # covers the rounding of the thresholds themselves
 SAMPLE = 4096  # samples from which center and basis are estimated; any center, any basis is valid
 LADDER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # numbers of axes to choose from
+HALVE = 1024  # samples, at least, to look at bfloat16 products first
 BLOCKS = 256  # blocks of references, at least
 SCAN = 60  # reading a product costs as much as so many more dimensions
 CACHE = 3 * 2**28  # bytes of sketches kept in memory; larger ones are made anew panel by panel
@@ -50,6 +56,7 @@ class Frame:
     dtype: torch.dtype
     basis: Tensor | None = None  # (D, m) float64, orthonormal columns
     axes: int = 0
+    half: float = 0.0  # above 0 for bfloat16 products: most that rounding moved a sketch, over |p|
 
     def coordinates(self, x: Tensor) -> Tensor:
         """Float64 coordinates of rows: (n, D), or (n, m + 1) with the left-over length last."""
@@ -78,7 +85,7 @@ class Frame:
 
     @property
     def eta(self) -> float:
-        cast = 2 * self.roundoff + 2.0**-50
+        cast = 2 * self.roundoff + 2.0**-50 + self.half
         if self.basis is None:
             return cast
         # rho^2 is a difference of float64 sums: D terms for |v|^2, D for each of m products, and
@@ -88,7 +95,14 @@ class Frame:
 
     @property
     def gamma(self) -> float:
+        if self.half:  # three pieces of each norm lose 2^-23; the rounded |p| may be longer
+            return 1.05 * (summation(2 * self.width + 16, self.roundoff) + 2.0**-22)
         return summation(self.width + 4, self.roundoff)
+
+    @property
+    def lift(self) -> float:
+        """What rounding may make of a product that is 1."""
+        return 1 + 2.0**-8 + 2.0**-12 if self.half else 1.0
 
 
 def summation(terms: int, roundoff: float) -> float:
@@ -103,10 +117,17 @@ class Sketch:
         norms: (padded,) float64, |p|; 0 for padding.
         fine: (n, m + 1) coordinates by all axes, or None where they are the same.
         block: rows per block.
+        half: most that rounding to bfloat16 moves a sketch, over |p|; 0 without ``halve``.
     """
 
     def __init__(
-        self, x: Tensor, ids: Tensor, frame: Frame, block: int, each: Callable[..., None]
+        self,
+        x: Tensor,
+        ids: Tensor,
+        frame: Frame,
+        block: int,
+        each: Callable[..., None],
+        halve: bool = False,
     ) -> None:
         self.x, self.ids, self.frame, self.block = x, ids, frame, block
         self.padded = -(-len(ids) // block) * block
@@ -116,6 +137,8 @@ class Sketch:
             shape = (len(ids), frame.basis.shape[1] + 1)
             self.fine = torch.empty(shape, dtype=frame.dtype, device=x.device)
         self._cache: Tensor | None = None
+        self.half = 0.0
+        self._pieces = x.new_empty(self.padded if halve else 0, 3, dtype=torch.bfloat16)
         size = self.padded * frame.width * frame.dtype.itemsize
         cache = None
         if frame.basis is not None or size <= max(CACHE, x.numel() * x.element_size() // 4):
@@ -127,6 +150,8 @@ class Sketch:
             self.norms[start:stop] = torch.linalg.vector_norm(
                 points[:, :-2], dim=1, dtype=torch.float64
             )
+            if halve:
+                self._halve(points, start, stop)
             if cache is not None:
                 cache[start:stop] = points
 
@@ -154,6 +179,25 @@ class Sketch:
         out[:, -1] = 1
         return out
 
+    def _halve(self, points: Tensor, start: int, stop: int) -> None:
+        """Note how far bfloat16 moves these points, and -|p|^2/2 of the moved ones in pieces."""
+        moved = points[:, :-2].bfloat16().double()
+        far = torch.linalg.vector_norm(moved - points[:, :-2], dim=1)
+        self.half = max(
+            self.half, 2.0**-20, float((far / self.norms[start:stop]).nan_to_num().max())
+        )
+        rest = moved.square().sum(1).mul_(-0.5)
+        rest[max(0, len(self.ids) - start) :] = -FAR
+        for i in range(3):
+            self._pieces[start:stop, i] = rest.bfloat16()
+            rest -= self._pieces[start:stop, i]
+
+    def halves(self, start: int, stop: int, left: bool = False) -> Tensor:
+        """Sketches in bfloat16, -|p|^2/2 in three pieces; the left factor of products, or not."""
+        p, pieces = self.rows(start, stop)[:, :-2].bfloat16(), self._pieces[start:stop]
+        ones = torch.ones_like(pieces)
+        return torch.cat([p, ones, pieces] if left else [p, pieces, ones], dim=1)
+
     def block_norms(self) -> Tensor:
         """(blocks,) largest norm of each block."""
         return self.norms.view(self.blocks, self.block).amax(1)
@@ -179,7 +223,7 @@ def floor_factors(t: Tensor, norms: Tensor, frame: Frame) -> Tensor:
         2 * (reach * frame.eta + frame.gamma * norms),
         torch.full_like(norms, c),
     ]
-    return (torch.stack(columns, dim=1) * (WIDEN / 2)).to(frame.dtype)
+    return (torch.stack(columns, dim=1) * (frame.lift * WIDEN / 2)).to(frame.dtype)
 
 
 def partner_factors(norms: Tensor, frame: Frame) -> Tensor:
@@ -202,6 +246,15 @@ def full_precision(device: torch.device) -> bool:
         return device.type != "cuda" or not torch.backends.cuda.matmul.allow_tf32
     except RuntimeError:  # newer torch refuses this question once its newer switches were used
         return False
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 products are fast and summed in float32, as the bounds want.
+
+    That is known of oneDNN on CPUs with the instructions for it; elsewhere float32 does it.
+    """
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
+    return bool(device.type == "cpu" and torch.backends.mkldnn.enabled and known())
 
 
 def spread_out(n: int, count: int, device: torch.device) -> Tensor:

@@ -51,8 +51,8 @@ def kneighbors(
     The result is that of a float64 brute force over the given values, whatever the method, the
     chunk size, the number of threads or the device. Squared distances are float64 differences,
     squared and summed by a fixed tree (see `squared_distances`), ordered by (value, index).
-    Float32 products and projections only rule samples out, under a proven bound (`_sketch`);
-    whatever they cannot rule out is measured in float64.
+    Products in float32 or bfloat16 and projections only rule samples out, under a proven bound
+    (`_sketch`); whatever they cannot rule out is measured in float64.
 
     Args:
         features: (N, D) reference samples; torch or NumPy (memory maps too), any real dtype,

@@ -58,6 +58,21 @@ def test_equals_float64_brute_force_to_the_bit(name, method):
     check(x, 4, x[10:40].copy(), method=method, chunk_size=7)
 
 
+has_bfloat16 = pytest.mark.skipif(
+    not _sketch.has_bfloat16(torch.device("cpu")), reason="this CPU has no fast bfloat16 products"
+)
+
+
+@has_bfloat16
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:underflow")
+@pytest.mark.parametrize("method", ["brute", "projection"])
+@pytest.mark.parametrize("name", [n for n in CASES if n != "denormal"])
+def test_bfloat16_products_change_no_bit(monkeypatch, name, method):
+    monkeypatch.setattr(_sketch, "HALVE", 1)
+    check(CASES[name], 3, method=method)
+    check(CASES[name], 4, CASES[name][10:40].copy(), method=method)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_denormal_features_are_scaled_where_their_squares_would_vanish(method):
     x = GAUSS * 2.0**-1040
@@ -144,6 +159,18 @@ def test_without_its_margin_the_bound_of_products_is_wrong(monkeypatch, method):
     monkeypatch.setattr(Frame, "gamma", 0.0)
     monkeypatch.setattr(Frame, "eta", 0.0)
     monkeypatch.setattr(_sketch, "WIDEN", 1.0)
+    assert not torch.equal(kneighbors(x, 2, method=method).indices, expected)
+
+
+@has_bfloat16
+@pytest.mark.parametrize("method", ["brute", "projection"])
+def test_without_its_margin_the_bound_of_bfloat16_products_is_wrong(monkeypatch, method):
+    x = np.random.default_rng(6).normal(size=(1500, 64)).astype(np.float32)
+    expected = kneighbors(x, 2, method="exact").indices
+    monkeypatch.setattr(_sketch, "HALVE", 1)
+    assert torch.equal(kneighbors(x, 2, method=method).indices, expected)
+    monkeypatch.setattr(Frame, "eta", 2.0**-22)  # as if sketches were float32
+    monkeypatch.setattr(Frame, "lift", 1.0)
     assert not torch.equal(kneighbors(x, 2, method=method).indices, expected)
 
 
