@@ -15,7 +15,7 @@ show that this is right); siutils always does all of it. `peak_mb` is memory bey
 the worst moment of any timed round. `gflops` are the operations of brute force, 2 N² D, per second
 of this contestant: no brute force can exceed `sgemm_gflops`, the float32 matrix product measured in
 the same run. `agree` is the share of samples with the same neighbors in the same order as siutils:
-float32 contestants swap near ties. Runs in which other processes took more than a tenth of the CPU
+float32 contestants swap near ties. Runs in which other processes took more than a fifth of the CPU
 are repeated, up to three times as many; then the quietest count, and `others` tells how quiet.
 """
 
@@ -51,7 +51,7 @@ COLUMNS = [
     "min_s", "max_s", "peak_mb", "gflops", "sgemm_gflops", "agree", "others", "run",
 ]  # fmt: skip
 WARM = 5000  # samples of the untimed round
-QUIET = 0.1  # share of the CPU that others may take in a run that counts
+QUIET = 0.2  # share of the CPU that others may take in a run that counts
 TRIES = 3  # times as many runs as wanted, at most
 Search = Callable[[int], Any]  # neighbors of the first so many samples
 
