@@ -28,20 +28,24 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     table = table.sort_values("repeats").drop_duplicates(
         ["workload", "n", "k", "contestant"], keep="last"
     )
-    groups = list(table.groupby("workload", sort=False))
+    groups = list(table.groupby("workload"))
+    depths = sorted(table["k"].unique())
     figure = Figure(figsize=(3.2 * len(groups), 6.2), layout="constrained")
     grid = figure.subplots(2, len(groups), squeeze=False, sharex="col", sharey="row")
+    for axes, label in zip(grid[:, 0], ROWS.values(), strict=True):
+        axes.set_ylabel(label)
     for column, (workload, rows) in zip(grid.T, groups, strict=True):
         column[0].set_title(f"{workload}, D = {rows['d'].iloc[0]:,}", fontsize=10)
-        for axes, (field, label) in zip(column, ROWS.items(), strict=True):
+        for axes, field in zip(column, ROWS, strict=True):
             for (name, k), line in rows.sort_values("n").groupby(["contestant", "k"]):
                 i = list(NAMES).index(str(name))
-                style = LINES[sorted(table["k"].unique()).index(k) % len(LINES)]
+                deep = depths.index(k)
                 axes.plot(
-                    line["n"], line[field], style, color=COLORS[i], marker=MARKERS[i], markersize=4,
+                    line["n"], line[field], LINES[deep % len(LINES)], color=COLORS[i],
+                    marker=MARKERS[i], markersize=5, fillstyle="none" if deep else "full",
                     label=f"{NAMES[str(name)]}, k = {k}",
                 )  # fmt: skip
-            axes.set(xscale="log", yscale="log", ylabel=label if column is grid.T[0] else None)
+            axes.set(xscale="log", yscale="log")
             axes.grid(True, alpha=0.3)
             axes.set_xticks(sorted(rows["n"].unique()))
             axes.set_xticklabels([f"{n // 1000}k" for n in sorted(rows["n"].unique())], fontsize=8)

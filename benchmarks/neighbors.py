@@ -72,7 +72,7 @@ def indices(x: Tensor, k: int) -> Search:
 
 def matmul(x: Tensor, k: int) -> Search:
     """Float32 matrix product and topk in chunks: the roofline of brute force."""
-    norms = x.square().sum(1)
+    norms = torch.linalg.vector_norm(x, dim=1).square_()
 
     def distances(start: int, stop: int) -> Tensor:
         return torch.addmm(norms[None], x[start:stop], x.T, alpha=-2)
