@@ -13,8 +13,8 @@ the median of siutils. `--queries M` lets brute force answer for M samples only,
 scales that part of its time by N / M (brute force is linear in queries; rows with `queries` = `n`
 show that this is right); siutils always does all of it. `peak_mb` is memory beyond the features at
 the worst moment of any timed round. `gflops` are the operations of brute force, 2 N² D, per second
-of this contestant: no brute force can exceed `sgemm_gflops`, the float32 matrix product measured in
-the same run. `agree` is the share of samples with the same neighbors in the same order as siutils:
+of this contestant, `sgemm_gflops` those of torch's plain float32 matrix product in the same run.
+`agree` is the share of samples with the same neighbors in the same order as siutils:
 float32 contestants swap near ties. Runs in which other processes took more than a fifth of the CPU
 are repeated, up to three times as many; then the quietest count, and `others` tells how quiet.
 """
