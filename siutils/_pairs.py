@@ -150,7 +150,7 @@ def in_steps(total: int, size: int, work: Callable[[int, int], None], what: str)
             try:
                 work(start, stop)
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if stop - start == 1:
                     raise MemoryError(
@@ -162,7 +162,8 @@ def in_steps(total: int, size: int, work: Callable[[int, int], None], what: str)
             start = stop
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says so, in any of the ways in which PyTorch and Python say it."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return "allocate memory" in str(error) or "out of memory" in str(error)

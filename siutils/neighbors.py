@@ -22,6 +22,7 @@ from siutils._pairs import (
     Neighbors,
     block_neighbors,
     in_steps,
+    is_out_of_memory,
     merge,
     nothing,
     settle_by_products,
@@ -186,11 +187,20 @@ def _levels(job: Job, n: int, method: str) -> Iterator[tuple[Frame, int]]:
     base = Frame(job.center, job.scale, first)
     forced = method == "projection"
     if forced or (method == "auto" and min(n, len(job.q)) >= 4096):
-        frame = _sketch.choose(job.x, job.k, base, forced, 170 if job.quick else 500)
+        frame = _projection(job, base, forced)
         if frame is not None:
             yield frame, max(64 + 4 * job.k, n // 64)
     yield base, max(64 + 4 * job.k, n // 32)
     yield replace(base, dtype=torch.float64), n
+
+
+def _projection(job: Job, base: Frame, forced: bool) -> Frame | None:
+    try:
+        return _sketch.choose(job.x, job.k, base, forced, 170 if job.quick else 500)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None  # the search over all dimensions gets by with smaller steps
 
 
 def _sqrt(squared: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from reference import brute_neighbors
 from tqdm import tqdm
 
-from siutils import _pairs, _screen, kneighbors
+from siutils import _pairs, _screen, _sketch, kneighbors
 from siutils.neighbors import METHODS
 
 X = np.random.default_rng(0).normal(size=(240, 9))
@@ -38,10 +38,10 @@ np.savez(sys.argv[3], distances=found.distances, indices=found.indices)
 @pytest.mark.parametrize("method", ["auto", "projection"])
 def test_memory_map_larger_than_the_memory_of_the_process(tmp_path, method):
     rng = np.random.default_rng(1)
-    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (34_000, 2_000))
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (42_000, 2_000))
     x[:, :64] = rng.normal(size=(len(x), 64))  # the rest are zeros, a hole in the file
     x.flush()
-    code = MAPPED.format(limit=125 * 2**20)
+    code = MAPPED.format(limit=155 * 2**20)
     subprocess.run(
         [sys.executable, "-c", code, tmp_path / "x.npy", method, tmp_path / "found.npz"], check=True
     )
@@ -160,3 +160,16 @@ def test_short_work_shows_no_progress(monkeypatch):
     monkeypatch.setattr(sys, "stderr", screen)
     kneighbors(X, 3)
     assert not screen.getvalue()
+
+
+def test_too_little_memory_to_choose_a_projection_leaves_all_dimensions(monkeypatch):
+    def full(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(_sketch, "candidates", full)
+    x = np.random.default_rng(2).normal(size=(300, 80))
+    found = kneighbors(x, 2, method="projection")
+    np.testing.assert_array_equal(found.indices, brute_neighbors(x, 2)[1])
+    monkeypatch.setattr(_sketch, "candidates", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        kneighbors(x, 2, method="projection")
