@@ -249,7 +249,8 @@ def test_property_blocks_merge_in_any_order_and_grouping(x, cuts, k, order):
     distances, indices = brute_neighbors(x.numpy(), k)
     for merged in (merge(merge(a, b), c), merge(a, merge(b, c))):
         np.testing.assert_array_equal(merged.indices.numpy(), indices)
-        np.testing.assert_array_equal(merged.distances.sqrt().numpy(), distances)
+        # not torch.sqrt, which can be off by a bit on the CPU
+        np.testing.assert_array_equal(np.sqrt(merged.distances.numpy()), distances)
 
 
 def test_duplicates_of_the_same_and_of_other_classes():
