@@ -196,6 +196,23 @@ def without_copies(job: Job) -> Tensor:
     return ids[keep]
 
 
+def scattered(job: Job, refs: Tensor) -> Tensor:
+    """References in random order, so that the k nearest lie in different blocks; but far ones last.
+
+    A block is judged by its sample farthest from the center: outliers would spoil all blocks.
+    """
+    generator = torch.Generator().manual_seed(0)
+    order = refs[torch.randperm(len(refs), generator=generator).to(refs.device)]
+    norms = torch.empty(len(refs), device=refs.device)
+    wide = torch.promote_types(job.x.dtype, torch.float32)
+    center, step = job.center.to(wide), max(1, 2**20 // job.x.shape[1])
+    for out, ids in zip(norms.split(step), order.split(step), strict=True):
+        v = job.x.index_select(0, ids).to(wide).sub_(center).mul_(job.scale)
+        out.copy_(torch.linalg.vector_norm(v, dim=1))
+    far = torch.frexp(norms / norms.median().clamp(min=2.0**-60)).exponent.clamp(min=1)
+    return order[far.argsort(stable=True)]
+
+
 def _fingerprints(x: Tensor, ids: Tensor, point: Tensor) -> Tensor:
     """One number per sample, the same for identical samples: squared distance to a point."""
     return squared_distances(x, point, ids, torch.zeros_like(ids))

@@ -23,12 +23,11 @@ class Screen:
         n, device = len(refs), job.x.device
         # where float64 products could not settle it, float32 differences cannot either
         self.quick = job.quick and frame.dtype == torch.float32
-        block = -(-n // max(_sketch.BLOCKS, 8 * job.k))
-        # a random order, so that the k nearest lie in different blocks
-        order = refs[_sketch.spread_out(n, n, device)]
-        halve = frame.dtype == torch.float32 and n >= _sketch.HALVE
+        # many blocks bound tightly; few samples rather make factors that are worth multiplying
+        block = max(-(-n // max(_sketch.BLOCKS, 8 * job.k)), min(64, n // (32 * job.k)))
+        halve = frame.sieve and frame.dtype == torch.float32 and n >= _sketch.HALVE
         halve = halve and _sketch.has_bfloat16(device)
-        self.refs = Sketch(job.x, order, frame, block, in_steps, halve)
+        self.refs = Sketch(job.x, refs, frame, block, in_steps, halve)
         self.whole = job.own and n == len(ids) == len(job.x)
         self.place: Tensor | None = None  # where each row stands among the references
         if self.whole:

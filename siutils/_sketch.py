@@ -25,6 +25,7 @@ where a = |p|. What falls below is proven out; nothing else is.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ LADDER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # numbers of axes to cho
 HALVE = 1024  # samples, at least, to look at bfloat16 products first
 BLOCKS = 256  # blocks of references, at least
 SCAN = 60  # reading a product costs as much as so many more dimensions
+SIEVE = 0.45  # time of a bfloat16 product, over that of a float32 one
 CACHE = 3 * 2**28  # bytes of sketches kept in memory; larger ones are made anew panel by panel
 
 
@@ -56,6 +58,7 @@ class Frame:
     dtype: torch.dtype
     basis: Tensor | None = None  # (D, m) float64, orthonormal columns
     axes: int = 0
+    sieve: bool = True  # a first look at bfloat16 products pays, where these are fast
     half: float = 0.0  # above 0 for bfloat16 products: most that rounding moved a sketch, over |p|
 
     def coordinates(self, x: Tensor) -> Tensor:
@@ -305,22 +308,29 @@ def choose(x: Tensor, k: int, base: Frame, forced: bool, pair_cost: float) -> Fr
     if float(gap.norm()) > 2.0**-40:
         raise RuntimeError("the projection's basis came out not orthonormal; use method='brute'")
     counts = candidates(x, some[-size:], k, full, basis)
+    fast = base.dtype == torch.float32 and has_bfloat16(x.device)
     best, least = None, math.inf if forced else 0.9 * n * (d + SCAN)
-    for axes, many in counts.items():
-        for m, few in counts.items():
-            if m < axes:
-                continue
-            cost = n * (axes + SCAN) + 4 * d * m + many * n / BLOCKS * (2 * axes + 300)
-            cost += (few + k + 2) * d * pair_cost + (many * m * pair_cost if m > axes else 0)
+    for (axes, counted), (m, (few, _)) in itertools.product(counts.items(), counts.items()):
+        if m < axes:
+            continue
+        many = counted[0]
+        pairs = (few + k + 2) * d + (many * m if m > axes else 0)
+        for sieve in (False, True)[: 1 + fast]:
+            blocks = BLOCKS * -math.expm1(-counted[sieve] / BLOCKS)  # that hold so many candidates
+            cost = n * (axes * (SIEVE if sieve else 1) + SCAN) + 4 * d * m + pairs * pair_cost
+            cost += blocks * n / BLOCKS * (2 * axes + 300)
             if cost < least:
-                best, least = (axes, m), cost
+                best, least = (axes, m, sieve), cost
     if best is None:
         return None
-    return replace(base, basis=basis[:, : best[1]].contiguous(), axes=best[0])
+    axes, m, sieve = best
+    return replace(base, basis=basis[:, :m].contiguous(), axes=axes, sieve=sieve)
 
 
-def candidates(x: Tensor, some: Tensor, k: int, full: Frame, basis: Tensor) -> dict[int, float]:
-    """Candidates per sample that so many axes would leave, estimated.
+def candidates(
+    x: Tensor, some: Tensor, k: int, full: Frame, basis: Tensor
+) -> dict[int, tuple[float, float]]:
+    """Candidates per sample that so many axes would leave, estimated: by float32, by bfloat16.
 
     A few probes are measured against all samples to know their k-th distance (nearly: the
     estimate decides the speed, never the result), and their bounds counted on ``some``.
@@ -332,9 +342,14 @@ def candidates(x: Tensor, some: Tensor, k: int, full: Frame, basis: Tensor) -> d
         images.append(v @ basis)
         norms.append(v.square().sum(1))
     z, rest = torch.cat(images), torch.cat(norms)
+    reach = rest.sqrt()
+    # blocks are judged by their longest sample, and bfloat16 moves it by up to 2^-8 of its length
+    loose = reach[: len(probes), None].add(reach.quantile(max(0.0, 1 - BLOCKS / n))) * 2.0**-8
     limit = _kth_distances(x, probes, k, full)
+    loose = (limit.sqrt() + loose).square() * (1 + 2.0**-8)
     bound = z.new_zeros(len(probes), len(some))
-    counts, last = {}, 0
+    counts: dict[int, tuple[float, float]] = {}
+    last = 0
     for m in sorted({m for m in LADDER if m < z.shape[1]} | {z.shape[1]}):
         step = z[:, last:m]
         length = step.square().sum(1)
@@ -342,7 +357,8 @@ def candidates(x: Tensor, some: Tensor, k: int, full: Frame, basis: Tensor) -> d
         rest -= length
         rho = rest.clamp(min=0).sqrt()
         lower = bound + (rho[: len(probes), None] - rho).square()
-        counts[m] = (float((lower <= limit).sum()) / len(probes) - 1) / len(some) * n
+        below = [float((lower <= most).sum()) / len(probes) - 1 for most in (limit, loose)]
+        counts[m] = below[0] / len(some) * n, below[1] / len(some) * n
         last = m
     return counts
 

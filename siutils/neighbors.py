@@ -25,6 +25,7 @@ from siutils._pairs import (
     is_out_of_memory,
     merge,
     nothing,
+    scattered,
     settle_by_products,
     squared_distances,
     without_copies,
@@ -170,11 +171,13 @@ def _search(job: Job, method: str) -> Neighbors:
     out = nothing(job)
     ids = torch.arange(len(job.q), device=job.x.device)
     refs = without_copies(job)
+    order: Tensor | None = None
     for frame, limit in _levels(job, len(refs), method):
         if limit == len(refs):  # the last level: many distances are equal
             ids = settle_by_products(job, ids, refs, out)
         if len(ids):
-            ids = Screen(job, frame, ids, refs, limit, out).run()
+            order = scattered(job, refs) if order is None else order
+            ids = Screen(job, frame, ids, order, limit, out).run()
         if not len(ids):
             break
     return out
@@ -186,7 +189,7 @@ def _levels(job: Job, n: int, method: str) -> Iterator[tuple[Frame, int]]:
     first = torch.float32 if single else torch.float64
     base = Frame(job.center, job.scale, first)
     forced = method == "projection"
-    if forced or (method == "auto" and min(n, len(job.q)) >= 4096):
+    if forced or (method == "auto" and min(n, len(job.q)) >= 8192):
         frame = _projection(job, base, forced)
         if frame is not None:
             yield frame, max(64 + 4 * job.k, n // 64)

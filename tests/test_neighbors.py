@@ -162,7 +162,7 @@ def test_property_any_small_matrix(x, method):
 def test_without_its_margin_the_bound_of_products_is_wrong(monkeypatch, method):
     """The error margin earns its keep: near ties are lost as soon as it is taken away."""
     rng = np.random.default_rng(3)
-    x = (rng.normal(size=(1, 256)) + 3e-4 * rng.normal(size=(1500, 256))).astype(np.float32)
+    x = (rng.normal(size=(1, 256)) + 1.2e-4 * rng.normal(size=(1000, 256))).astype(np.float32)
     x[0] = 4.0  # keeps the scale of the data at 1, so that float32 products are coarse
     expected = kneighbors(x, 2, method="exact").indices
     assert torch.equal(kneighbors(x, 2, method=method).indices, expected)
@@ -326,3 +326,23 @@ def test_cuda_equals_cpu_on_larger_sets_even_with_tf32_on(method, tf32):
         torch.backends.cuda.matmul.allow_tf32 = before
     assert torch.equal(found.indices.cpu(), expected.indices)
     assert torch.equal(found.distances.cpu(), expected.distances)
+
+
+def test_far_samples_share_blocks_and_the_others_are_mixed():
+    x = RNG.normal(size=(400, 6))
+    x[::40] *= 1000  # in every block of 40 one, were the order that of the samples
+    order = _pairs.scattered(job_of(x), torch.arange(1, 400))
+    assert sorted(order.tolist()) == list(range(1, 400))
+    assert set(order[-9:].tolist()) == set(range(40, 400, 40))
+    assert (order[:-9].diff() > 0).double().mean() < 0.6
+    check(x, 3, method="brute")
+    check(x, 3, method="projection")
+
+
+@has_bfloat16
+@pytest.mark.parametrize("rank", [1, 64])
+def test_bfloat16_is_looked_at_only_where_neighbors_are_not_closer_than_it_tells(rank):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(3000, rank, generator=generator) @ torch.randn(rank, 64, generator=generator)
+    base = Frame(x.mean(0).double(), 2.0**-4, torch.float32)
+    assert _sketch.choose(x, 2, base, True, 170).sieve == (rank == 64)
