@@ -135,17 +135,20 @@ class Screen:
         hit = best >= -(first @ _sketch.partner_factors(self.block_norms, frame).T)
         factors = _sketch.floor_factors(reach, norms, frame)
         count = torch.zeros(high - low, dtype=torch.int64, device=hit.device)
-        pairs = []
+        passed = torch.ones_like(count, dtype=torch.bool)
+        pairs, held = [], 0
         for b, rows, s in self._visit(low, high, hit):
             partners = self.partners[b * self.refs.block : (b + 1) * self.refs.block]
             found = (s >= -(factors[rows] @ partners.T)).nonzero()
             row = rows[found[:, 0]]
             count += torch.bincount(row, minlength=high - low)
             pairs.append(torch.stack([row, found[:, 1] + b * self.refs.block]))
-            if bool((count > self.limit).any()):
-                pairs[-1] = pairs[-1][:, count[row] <= self.limit]
+            held += len(row)
+            if held > self.limit * (high - low):  # too many on average: give up the worst rows
+                passed &= count <= self.limit
+                pairs = [part[:, passed[part[0]]] for part in pairs]
+                held = sum(part.shape[1] for part in pairs)
         row, col = torch.cat(pairs, dim=1)
-        passed = count <= self.limit
         keep = passed[row] & self._real(row + low, col)
         row, col = row[keep], col[keep]
         if self.refs.fine is not None:

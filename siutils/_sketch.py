@@ -161,7 +161,7 @@ class Sketch:
             if cache is not None:
                 cache[start:stop] = points
 
-        each(self.padded, max(1, 2**18 // x.shape[1]), build, "sketching")
+        each(self.padded, max(1, 2**20 // x.shape[1]), build, "sketching")
         self._cache = cache
 
     @property

@@ -184,7 +184,7 @@ def _search(job: Job, method: str) -> Neighbors:
 
 
 def _levels(job: Job, n: int, method: str) -> Iterator[tuple[Frame, int]]:
-    """Frames to search in, each with the number of candidates that is too many for a row."""
+    """Frames to search in, each with the candidates per row that are too many on average."""
     single = job.short and _sketch.full_precision(job.x.device)
     first = torch.float32 if single else torch.float64
     base = Frame(job.center, job.scale, first)
