@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from siutils import create_model, extract_features, load_dataset
+from siutils.augmentation import augment
 from siutils.data import ImageSet, transform_for
 from siutils.paths import cache_dir
-from siutils.recipes import augment, get_recipe
+from siutils.recipes import get_recipe
 from siutils.training import fit
 
 # network: recipe, epochs

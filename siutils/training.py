@@ -9,7 +9,6 @@ rates, on a CPU to the last bit, and nothing outside sees a changed random state
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 import time
@@ -20,15 +19,16 @@ from typing import Any
 
 import pandas as pd
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from siutils.checkpoints import fingerprint, load_checkpoint, replacing, save_checkpoint
+from siutils.augmentation import augment, cutmix, trivial_augment
 from siutils.data import ImageSet, Transform
 from siutils.devices import resolve_device
-from siutils.recipes import RECIPES, Recipe, augment, get_recipe, learning_rate
+from siutils.optimization import WeightAverage, make_optimizer, mixed_loss
+from siutils.recipes import RECIPES, Recipe, get_recipe, learning_rate
+from siutils.training_files import RunFiles
 
 __all__ = ["RECIPES", "Recipe", "evaluate", "fit", "get_recipe"]
 
@@ -49,8 +49,9 @@ def fit(
     """Train a model in place; it ends in eval mode with the weights of the best epoch.
 
     That is the epoch of the highest validation accuracy, of several the last: its learning rate is
-    the lowest. The model stays on the device, in channels-last layout, with `model.transform =
-    transform`. On CUDA the forward pass runs in bfloat16. The device holds all training images.
+    the lowest. With `recipe.average` it is the averaged weights that are validated and kept. The
+    model stays on the device, in channels-last layout, with `model.transform = transform`. On CUDA
+    the forward pass runs in bfloat16. The device holds all training images, and augments them.
 
     Args:
         model: maps float32 (B, 3, H, W) to logits (B, C).
@@ -63,12 +64,13 @@ def fit(
         device: "auto", "cpu", "cuda", …
         cache: a folder for checkpoints, or None. A finished run with the same model, images,
             recipe, seed, kind of device and code is loaded instead of trained again, an unfinished
-            one resumed after its last finished epoch.
+            one resumed after the last epoch that was stored.
         progress: called with one line of text after each epoch.
 
     Returns:
         One row per epoch: epoch (from 1), lr (mean over its steps), train_loss and train_accuracy
-        (on augmented batches as they were trained on), val_loss, val_accuracy, seconds.
+        (on augmented batches as they were trained on, before each step; of a mixed image, the label
+        of its larger part counts), val_loss, val_accuracy, seconds.
 
     Raises:
         ValueError: labels the model has no output for, or batches of one image with BatchNorm.
@@ -91,31 +93,34 @@ def fit(
     _check_outputs(model, train, "train", device)
     _check_outputs(model, val, "val", device)
     _check_batches(model, recipe, len(train))
-    folder = None
+    files = None
     if cache is not None:
-        folder = _open_run(Path(cache), model, train, val, recipe, seed, device)
+        files = RunFiles(Path(cache), model, train, val, recipe, seed, device)
 
-    optimizer = _optimizer(model, recipe)
-    history, best = _resume(folder, model, optimizer, recipe, device)
+    optimizer = make_optimizer(model, recipe)
+    average = WeightAverage(model, recipe.average) if recipe.average else None
+    history, best = _resume(files, model, average, optimizer, recipe)
     images, labels = train.images.to(device), train.labels.to(device)
+    kept = model if average is None else average.network
     with _private_random_state(device):
         for epoch in range(len(history), recipe.epochs):
             start = time.perf_counter()
-            row = _train_epoch(model, images, labels, recipe, optimizer, epoch, seed)
-            val_scores = evaluate(model, val, device=device)
+            row = _train_epoch(model, average, images, labels, recipe, optimizer, epoch, seed)
+            val_scores = evaluate(kept, val, device=device)
             row["val_loss"], row["val_accuracy"] = val_scores["loss"], val_scores["accuracy"]
             row["seconds"] = time.perf_counter() - start
             _check_finite(row)
             history.append(row)
             if not best or row["val_accuracy"] >= best["val_accuracy"]:
-                weights = {name: value.clone() for name, value in model.state_dict().items()}
+                weights = {name: value.clone() for name, value in kept.state_dict().items()}
                 best = {
                     "epoch": epoch + 1,
                     "val_accuracy": row["val_accuracy"],
                     "model": weights,
                 }
-            if folder is not None:
-                _save_epoch(folder, model, optimizer, history, best, recipe)
+            if files is not None:
+                last = _state(model, average, optimizer, history, recipe)
+                files.save(last, best, finished=epoch + 1 == recipe.epochs)
             if progress is not None:
                 progress(_progress_line(row, recipe.epochs))
     model.load_state_dict(best["model"])
@@ -181,6 +186,7 @@ def inference(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 def _train_epoch(
     model: nn.Module,
+    average: WeightAverage | None,
     images: Tensor,
     labels: Tensor,
     recipe: Recipe,
@@ -195,28 +201,36 @@ def _train_epoch(
         torch.cuda.manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(len(images), generator=generator)
     batches = _batches(model, order, recipe.batch_size)
+    sources = trivial_augment(images, generator) if recipe.trivial_augment else images
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
     rates = []
     model.train()
     for i, batch in enumerate(batches):
-        rates.append(learning_rate(recipe, epoch * len(batches) + i, len(batches), recipe.epochs))
+        step = epoch * len(batches) + i
+        rates.append(learning_rate(recipe, step, len(batches), recipe.epochs))
         for group in optimizer.param_groups:
             group["lr"] = rates[-1]
         batch = batch.to(device)
-        inputs = transform(augment(images[batch], recipe, generator))
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        inputs, target, share = augment(sources[batch], recipe, generator), labels[batch], None
+        if recipe.cutmix:
+            inputs, share = cutmix(inputs, recipe.cutmix, generator)
+        inputs = transform(inputs).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_in_bfloat16(device)):
             logits = model(inputs)
-        target = labels[batch]
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+        loss = mixed_loss(logits, target, share, recipe.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if average is not None:
+            average.update(step)
         loss_sum += loss.detach() * len(batch)
+        if share is not None:
+            target = target.where(share >= 0.5, target.roll(1))
         correct += (logits.argmax(1) == target).sum()
     if recipe.bn_images:
-        chosen = order[: recipe.bn_images].to(device)
-        _estimate_batchnorm(model, images[chosen], transform, recipe.batch_size)
+        chosen = images[order[: recipe.bn_images].to(device)]
+        kept = model if average is None else average.network
+        _estimate_batchnorm(kept, chosen, transform, recipe.batch_size)
     seen = sum(map(len, batches))
     return {
         "epoch": epoch + 1,
@@ -224,6 +238,10 @@ def _train_epoch(
         "train_loss": float(loss_sum) / seen,
         "train_accuracy": float(correct) / seen,
     }
+
+
+def _in_bfloat16(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def _batches(model: nn.Module, order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
@@ -265,91 +283,40 @@ def _private_random_state(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    decay = recipe.weight_decay
-    if recipe.optimizer == "adamw":
-        betas = (recipe.momentum, 0.999)
-        parameters = model.parameters()
-        return torch.optim.AdamW(parameters, recipe.lr, betas, weight_decay=decay, fused=True)
-    return torch.optim.SGD(
-        model.parameters(),
-        recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=decay,
-        fused=True,
-    )
-
-
-_CODE = ("data", "images", "models", "recipes", "training")
-
-
-def _open_run(
-    cache: Path,
+def _state(
     model: nn.Module,
-    train: ImageSet,
-    val: ImageSet,
-    recipe: Recipe,
-    seed: int,
-    device: torch.device,
-) -> Path:
-    """The folder of this run, named by a key of everything that determines its result."""
-    facts = {
-        "model": type(model).__name__,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "train": f"{train.name}, {len(train)} images of {len(train.classes)} classes",
-        "val": f"{val.name}, {len(val)} images",
-        "recipe": dataclasses.asdict(recipe),
-        "transform": repr(model.transform),
-        "seed": seed,
-        "device": device.type,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-    }
-    code = tuple(Path(__file__).with_name(f"{name}.py") for name in _CODE)
-    content = (train.images, train.labels, val.images, val.labels)
-    key = fingerprint(facts, code, repr(model), model.state_dict(), content)
-    folder = cache / "training" / key
-    if not (folder / "meta.json").exists():
-        with replacing(folder / "meta.json") as temporary:
-            temporary.write_text(json.dumps(facts, indent=2) + "\n")
-    return folder
-
-
-def _save_epoch(
-    folder: Path,
-    model: nn.Module,
+    average: WeightAverage | None,
     optimizer: torch.optim.Optimizer,
     history: list[dict[str, Any]],
-    best: dict[str, Any],
     recipe: Recipe,
-) -> None:
-    # last.pt comes last: killed in between, the epoch is repeated and writes the same best.pt.
-    # After the last epoch nobody needs the optimizer any more, which is as large as the model.
-    if best["epoch"] == len(history):
-        save_checkpoint(best, folder / "best.pt")
-    with replacing(folder / "history.csv") as temporary:
-        pd.DataFrame(history).to_csv(temporary, index=False)
-    state = optimizer.state_dict() if len(history) < recipe.epochs else None
-    last = {"model": model.state_dict(), "optimizer": state, "history": history}
-    save_checkpoint(last, folder / "last.pt")
+) -> dict[str, Any]:
+    """What the next epoch starts from; after the last one only the history and the model."""
+    more = len(history) < recipe.epochs
+    return {
+        "model": model.state_dict(),
+        "average": average.network.state_dict() if average is not None and more else None,
+        "optimizer": optimizer.state_dict() if more else None,
+        "history": history,
+    }
 
 
 def _resume(
-    folder: Path | None,
+    files: RunFiles | None,
     model: nn.Module,
+    average: WeightAverage | None,
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
-    device: torch.device,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """History and best weights of an earlier run; model and optimizer are set to its last epoch."""
-    if folder is None or not (folder / "last.pt").exists():
+    """History and best weights of an earlier start; the others are set to its last state."""
+    stored = None if files is None else files.load()
+    if stored is None:
         return [], {}
-    best = load_checkpoint(folder / "best.pt", ("epoch", "val_accuracy", "model"), device)
-    last = load_checkpoint(folder / "last.pt", ("model", "optimizer", "history"), device)
+    last, best = stored
     if len(last["history"]) < recipe.epochs:
         model.load_state_dict(last["model"])
         optimizer.load_state_dict(last["optimizer"])
+        if average is not None:
+            average.network.load_state_dict(last["average"])
     return last["history"], best
 
 

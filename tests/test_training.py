@@ -1,4 +1,4 @@
-"""Recipes, augmentation, fit, evaluate, checkpoints: learning, exact resume, files and errors."""
+"""Fit, evaluate, checkpoints: learning, exact resume, files and errors."""
 
 import dataclasses
 import math
@@ -9,33 +9,33 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-import torchvision.transforms.v2.functional as TF
 from torch import nn
 
+from siutils import training, training_files
+from siutils.augmentation import augment, cutmix, trivial_augment
 from siutils.checkpoints import fingerprint, load_checkpoint, replacing, save_checkpoint
 from siutils.data import ImageSet, Transform, load_dataset, train_val_split, transform_for
 from siutils.models import create_model
+from siutils.recipes import learning_rate
 from siutils.training import (
-    RECIPES,
     Recipe,
-    augment,
     evaluate,
     fit,
     get_recipe,
     inference,
-    learning_rate,
 )
 
 CPU = torch.device("cpu")
 HALF = Transform((0.5,) * 3, (0.5,) * 3)
 QUICK = Recipe("quick", epochs=4, batch_size=16, lr=0.05, crop_padding=1, rotation=10, bn_images=24)
-
+MODERN = get_recipe("modern", epochs=4, batch_size=16, lr=0.05, crop_padding=1)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -60,6 +60,11 @@ def small_net(classes=3, seed=0):
             nn.Dropout(0.2),
             nn.Linear(8 * 64, classes),
         )
+
+
+def no_dropout():
+    net = small_net()
+    return nn.Sequential(*net[:4], net[5])
 
 
 def same_weights(a, b):
@@ -93,97 +98,6 @@ def stop_after(epoch):
 def run_folder(cache):
     (folder,) = (cache / "training").iterdir()
     return folder
-
-
-# Recipes and schedules
-
-
-def test_the_studys_recipe_is_the_one_in_the_reference():
-    study, efficientnet = RECIPES["study"], RECIPES["study_efficientnet"]
-    facts = (study.batch_size, study.epochs, study.lr, study.momentum, study.weight_decay)
-    assert facts == (128, 200, 0.1, 0.9, 5e-4)
-    assert (study.optimizer, study.nesterov, study.label_smoothing) == ("sgd", False, 0.0)
-    assert (study.crop_padding, study.flip, study.rotation, study.bn_images) == (4, True, 15, 0)
-    by_epoch = [learning_rate(study, 313 * epoch + 312, 313, 200) for epoch in range(200)]
-    expected = [0.1] * 60 + [0.02] * 60 + [0.004] * 40 + [0.0008] * 40
-    assert by_epoch == pytest.approx(expected)
-    first = [learning_rate(study, step, 313, 200) for step in range(313)]
-    assert first == pytest.approx([0.1 * (step + 1) / 313 for step in range(313)])
-    assert (efficientnet.warmup_epochs, efficientnet.rotation) == (0, 0)
-    assert learning_rate(efficientnet, 0, 313, 200) == 0.1
-
-
-@pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 7), (3, 5), (30, 40)])
-def test_one_cycle_rises_to_the_peak_and_falls_to_almost_zero(epochs, steps):
-    recipe = get_recipe("one_cycle", lr=0.4)
-    rates = [learning_rate(recipe, step, steps, epochs) for step in range(epochs * steps)]
-    assert all(0 < rate <= 0.4 for rate in rates)
-    peak = rates.index(max(rates))
-    assert rates[: peak + 1] == sorted(rates[: peak + 1])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    if epochs * steps > 10:
-        assert max(rates) > 0.38
-        assert rates[-1] < 0.04
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"schedule": "cosine"}, "schedule"),
-        ({"optimizer": "lion"}, "optimizer"),
-        ({"epochs": 0}, "epochs"),
-        ({"batch_size": 1.5}, "batch_size"),
-        ({"lr": math.nan}, "lr"),
-        ({"crop_padding": -1}, "crop_padding"),
-        ({"bogus": 1}, "bogus"),
-    ],
-)
-def test_a_wrong_recipe_is_one_clear_error(changes, words):
-    with pytest.raises(ValueError, match=words):
-        get_recipe("study", **changes)
-    with pytest.raises(ValueError, match=r"unknown recipe 'studi'.*study, study_eff.*one_cycle"):
-        fit(small_net(), stripes(9), stripes(9), "studi", transform=HALF)
-
-
-# Augmentation
-
-
-def test_rotation_equals_torchvisions():
-    images = torch.randint(0, 256, (32, 3, 9, 12), dtype=torch.uint8)
-    recipe = get_recipe("study", crop_padding=0, flip=False, rotation=40)
-    rotated = augment(images, recipe, torch.Generator().manual_seed(3))
-    angles = (2 * torch.rand(32, 4, generator=torch.Generator().manual_seed(3))[:, 0] - 1) * 40
-    expected = [TF.rotate(x, float(a)) for x, a in zip(images, angles, strict=True)]
-    assert (rotated == torch.stack(expected)).double().mean() > 0.999  # ties of the nearest pixel
-
-
-def test_crop_and_flip_are_shifts_and_mirrors_of_the_padded_image():
-    images = torch.randint(1, 256, (200, 3, 6, 5), dtype=torch.uint8)
-    before = images.clone()
-    recipe = get_recipe("study", crop_padding=2, rotation=0)
-    result = augment(images, recipe, torch.Generator().manual_seed(0))
-    assert torch.equal(images, before)
-    padded = nn.functional.pad(images, (2, 2, 2, 2))
-    crops = {(dy, dx): padded[:, :, dy : dy + 6, dx : dx + 5] for dy in range(5) for dx in range(5)}
-    seen = set()
-    for i in range(200):
-        found = [(shift, False) for shift, c in crops.items() if torch.equal(c[i], result[i])]
-        found += [
-            (shift, True) for shift, c in crops.items() if torch.equal(c[i].flip(2), result[i])
-        ]
-        assert len(found) == 1
-        seen |= set(found)
-    assert len(seen) > 40  # of 50 possible
-
-
-def test_without_augmentation_images_stay_and_flip_can_be_switched_off():
-    images = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
-    generator = torch.Generator().manual_seed(0)
-    off = get_recipe("one_cycle", crop_padding=0, flip=False)
-    assert torch.equal(augment(images, off, generator), images)
-    on = augment(images, dataclasses.replace(off, flip=True), generator)
-    mirrored = [torch.equal(on[i], images[i].flip(2)) for i in range(50)]
-    assert 10 < sum(mirrored) < 40
 
 
 # Training
@@ -273,13 +187,83 @@ def test_batchnorm_statistics_are_those_of_the_final_weights():
     assert not torch.allclose(lagging[1].running_mean, activations.mean((0, 2, 3)), atol=1e-2)
 
 
+# The modern recipe
+
+
+def test_an_epoch_of_the_modern_recipe_is_that_of_its_definition():
+    """A plain loop with the formulas written out; the augmentation has tests of its own."""
+    recipe = dataclasses.replace(MODERN, epochs=1, average=0.5)
+    train, model, oracle = stripes(80), no_dropout(), no_dropout()
+    generator = torch.Generator().manual_seed(7 * 1_000_003)
+    order = torch.randperm(80, generator=generator)
+    images = trivial_augment(train.images, generator)
+    average = {name: value.clone() for name, value in oracle.state_dict().items()}
+    speed = {name: torch.zeros_like(p) for name, p in oracle.named_parameters()}
+    cosine = [(1 + math.cos(math.pi * done / 4.5)) / 2 for done in (0.5, 1.5, 2.5, 3.5)]
+    rates, losses, correct = [0.05 / 1.5, *(0.05 * factor for factor in cosine)], [], 0
+    for step, rows in enumerate(order.split(16)):
+        mixed, share = cutmix(augment(images[rows], recipe, generator), 0.5, generator)
+        logits = oracle(HALF(mixed))
+        own = nn.functional.one_hot(train.labels[rows], 3)
+        target = share[:, None] * own + (1 - share[:, None]) * own.roll(1, 0)
+        correct += int((logits.argmax(1) == target.argmax(1)).sum())
+        loss = -((0.9 * target + 0.1 / 3) * logits.log_softmax(1)).sum(1).mean()
+        losses.append(loss.item())
+        gradients = torch.autograd.grad(loss, oracle.parameters())
+        with torch.no_grad():
+            for (name, p), slope in zip(oracle.named_parameters(), gradients, strict=True):
+                slope = slope + 1e-3 * p * (p.ndim > 1)
+                speed[name] = 0.9 * speed[name] + slope
+                p -= rates[step] * (slope + 0.9 * speed[name])
+        decay = min(0.5, (1 + step) / (10 + step))
+        for name, value in oracle.state_dict().items():
+            average[name] = decay * average[name] + (1 - decay) * value
+    val = stripes(9, seed=1)
+    history = fit(model, train, val, recipe, transform=HALF, device="cpu", seed=7)
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, average[name], atol=1e-5), name
+    assert history["train_loss"].item() == pytest.approx(sum(losses) / 5, rel=1e-4)
+    assert history["train_accuracy"].item() == correct / 80
+    assert history["lr"].item() == pytest.approx(sum(rates) / 5)
+    assert history["val_loss"].item() == evaluate(model, val, device="cpu")["loss"]
+
+
+def test_batches_and_weights_are_channels_last():
+    seen, model = [], no_dropout()
+    model.register_forward_pre_hook(lambda m, x: seen.append(x[0]) if m.training else None)
+    fit(model, stripes(32), stripes(9), MODERN, transform=HALF, epochs=1, device="cpu")
+    for tensor in (*seen, model[0].weight):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bfloat16_learns_with_float32_weights(monkeypatch):
+    """As on CUDA; bfloat16 works on a CPU, only slowly."""
+    exact, _ = fitted()
+    monkeypatch.setattr(training, "_in_bfloat16", lambda device: True)
+    dtypes, model = [], small_net()
+    model[0].register_forward_hook(lambda m, x, out: dtypes.append((m.training, out.dtype)))
+    history = fit(model, stripes(49), stripes(30, seed=1), QUICK, transform=HALF, device="cpu")
+    assert history["val_accuracy"].max() > 0.9
+    assert (True, torch.bfloat16) in dtypes
+    assert (False, torch.bfloat16) not in dtypes
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert not same_weights(exact, model)
+
+
 # Resume
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+RESUMED = {
+    "sgd": dataclasses.replace(QUICK, lr=0.01),
+    "adamw": dataclasses.replace(QUICK, lr=0.01, optimizer="adamw"),
+    "modern": MODERN,
+}
+
+
+@pytest.mark.parametrize("recipe", RESUMED.values(), ids=RESUMED.keys())
 @pytest.mark.parametrize("epoch", [1, 3])
-def test_a_stopped_run_resumes_exactly(tmp_path, epoch, optimizer):
-    recipe = dataclasses.replace(QUICK, optimizer=optimizer, lr=0.01)
+def test_a_stopped_run_resumes_exactly(tmp_path, epoch, recipe):
     straight, expected = fitted(recipe)
     with pytest.raises(Stop):
         fitted(recipe, tmp_path, progress=stop_after(epoch))
@@ -329,7 +313,24 @@ def test_whatever_changes_the_result_is_another_run(tmp_path):
     assert len(list((tmp_path / "training").iterdir())) == len(variants) + 1
 
 
-def test_a_run_killed_at_any_moment_finishes_with_the_same_weights(tmp_path):
+def test_where_writing_is_slow_only_some_epochs_are_stored(tmp_path, monkeypatch):
+    def slowly(content, path):
+        time.sleep(0.1)
+        save_checkpoint(content, path)
+
+    monkeypatch.setattr(training_files, "save_checkpoint", slowly)
+    with pytest.raises(Stop):
+        fitted(MODERN, tmp_path, progress=stop_after(3))
+    assert len(load_checkpoint(run_folder(tmp_path) / "last.pt", ("history",), CPU)["history"]) == 1
+    resumed, history = fitted(MODERN, tmp_path)
+    assert len(load_checkpoint(run_folder(tmp_path) / "last.pt", ("history",), CPU)["history"]) == 4
+    straight, expected = fitted(MODERN)
+    assert same_weights(straight, resumed)
+    assert_same_history(history, expected)
+
+
+@pytest.mark.parametrize("name", ["QUICK", "MODERN"])
+def test_a_run_killed_at_any_moment_finishes_with_the_same_weights(tmp_path, name):
     script = textwrap.dedent(f"""
         import sys
         from pathlib import Path
@@ -337,7 +338,7 @@ def test_a_run_killed_at_any_moment_finishes_with_the_same_weights(tmp_path):
         from test_training import *
         torch.set_num_threads(1)
         print("ready", flush=True)
-        fitted(dataclasses.replace(QUICK, epochs=40), Path({str(tmp_path)!r}),
+        fitted(dataclasses.replace({name}, epochs=40), Path({str(tmp_path)!r}),
                progress=lambda line: print(line, flush=True))
     """)
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -347,7 +348,7 @@ def test_a_run_killed_at_any_moment_finishes_with_the_same_weights(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     lines = []
-    recipe = dataclasses.replace(QUICK, epochs=40)
+    recipe = dataclasses.replace(globals()[name], epochs=40)
     resumed, _ = fitted(recipe, tmp_path, progress=lines.append)
     assert 0 < len(lines) <= 35
     assert same_weights(resumed, fitted(recipe)[0])

@@ -1,0 +1,90 @@
+"""The files of a training run: their folder, what is in them, and when they are written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torchvision
+from torch import nn
+
+from siutils.checkpoints import fingerprint, load_checkpoint, replacing, save_checkpoint
+from siutils.data import ImageSet
+from siutils.recipes import Recipe
+
+_CODE = ("augmentation", "data", "images", "models", "optimization", "recipes", "training")
+
+
+class RunFiles:
+    """The folder of a run, named by a key of everything that determines the run's result.
+
+    It holds `meta.json`, `history.csv`, `best.pt` (weights of the best epoch so far) and `last.pt`
+    (what the next epoch starts from).
+    """
+
+    def __init__(
+        self,
+        cache: Path,
+        model: nn.Module,
+        train: ImageSet,
+        val: ImageSet,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        facts = {
+            "model": type(model).__name__,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "train": f"{train.name}, {len(train)} images of {len(train.classes)} classes",
+            "val": f"{val.name}, {len(val)} images",
+            "recipe": dataclasses.asdict(recipe),
+            "transform": repr(model.transform),
+            "seed": seed,
+            "device": device.type,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        }
+        code = tuple(Path(__file__).with_name(f"{name}.py") for name in _CODE)
+        content = (train.images, train.labels, val.images, val.labels)
+        key = fingerprint(facts, code, repr(model), model.state_dict(), content)
+        self.folder, self.device = cache / "training" / key, device
+        self._next_save = 0.0
+        self._best_epoch: int | None = None  # in best.pt, as far as this process knows
+        if not (self.folder / "meta.json").exists():
+            with replacing(self.folder / "meta.json") as temporary:
+                temporary.write_text(json.dumps(facts, indent=2) + "\n")
+
+    def save(self, last: dict[str, Any], best: dict[str, Any], finished: bool) -> None:
+        """Write what a new start needs, after an epoch; unless it is too soon after the last time.
+
+        Where writing takes more than 0.1 s, it waits until twenty times as much has passed. A run
+        that is killed in between repeats some epochs.
+        """
+        start = time.monotonic()
+        if start < self._next_save and not finished:
+            return
+        # last.pt comes last: killed in between, the run goes on from the old one, and on its way
+        # it meets the new best again.
+        if best["epoch"] != self._best_epoch:
+            save_checkpoint(best, self.folder / "best.pt")
+            self._best_epoch = best["epoch"]
+        with replacing(self.folder / "history.csv") as temporary:
+            pd.DataFrame(last["history"]).to_csv(temporary, index=False)
+        save_checkpoint(last, self.folder / "last.pt")
+        now = time.monotonic()
+        self._next_save = now + 20 * (now - start) if now - start > 0.1 else 0.0
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """`last` and `best` of an earlier start, or None."""
+        if not (self.folder / "last.pt").exists():
+            return None
+        best = load_checkpoint(
+            self.folder / "best.pt", ("epoch", "val_accuracy", "model"), self.device
+        )
+        keys = ("model", "average", "optimizer", "history")
+        return load_checkpoint(self.folder / "last.pt", keys, self.device), best

@@ -1,0 +1,77 @@
+"""Recipes: the study's and the modern one, the learning rate of each step, wrong values."""
+
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from siutils.recipes import RECIPES, get_recipe, learning_rate
+
+
+def test_the_studys_recipe_is_the_one_in_the_reference():
+    study, efficientnet = RECIPES["study"], RECIPES["study_efficientnet"]
+    facts = (study.batch_size, study.epochs, study.lr, study.momentum, study.weight_decay)
+    assert facts == (128, 200, 0.1, 0.9, 5e-4)
+    assert (study.optimizer, study.nesterov, study.label_smoothing) == ("sgd", False, 0.0)
+    assert (study.crop_padding, study.flip, study.rotation, study.bn_images) == (4, True, 15, 0)
+    by_epoch = [learning_rate(study, 313 * epoch + 312, 313, 200) for epoch in range(200)]
+    expected = [0.1] * 60 + [0.02] * 60 + [0.004] * 40 + [0.0008] * 40
+    assert by_epoch == pytest.approx(expected)
+    first = [learning_rate(study, step, 313, 200) for step in range(313)]
+    assert first == pytest.approx([0.1 * (step + 1) / 313 for step in range(313)])
+    assert (efficientnet.warmup_epochs, efficientnet.rotation) == (0, 0)
+    assert learning_rate(efficientnet, 0, 313, 200) == 0.1
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 7), (3, 5), (30, 40)])
+def test_one_cycle_rises_to_the_peak_and_falls_to_almost_zero(epochs, steps):
+    recipe = get_recipe("one_cycle", lr=0.4)
+    rates = [learning_rate(recipe, step, steps, epochs) for step in range(epochs * steps)]
+    assert all(0 < rate <= 0.4 for rate in rates)
+    peak = rates.index(max(rates))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    if epochs * steps > 10:
+        assert max(rates) > 0.38
+        assert rates[-1] < 0.04
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schedule": "cosine"}, "schedule"),
+        ({"optimizer": "lion"}, "optimizer"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 1.5}, "batch_size"),
+        ({"lr": math.nan}, "lr"),
+        ({"crop_padding": -1}, "crop_padding"),
+        ({"cutmix": 1.5}, "cutmix must be a probability"),
+        ({"average": 1.0}, "average"),
+        ({"bogus": 1}, "bogus"),
+    ],
+)
+def test_a_wrong_recipe_is_one_clear_error(changes, words):
+    with pytest.raises(ValueError, match=words):
+        get_recipe("study", **changes)
+    with pytest.raises(ValueError, match=r"unknown recipe 'studi'.*study, study_eff.*one_cycle"):
+        get_recipe("studi")
+
+
+def test_the_modern_recipe_warms_up_for_five_epochs_and_ends_near_zero():
+    modern, steps = RECIPES["modern"], math.ceil(40_000 / 256)
+    rates = [learning_rate(modern, step, steps, 200) for step in range(200 * steps)]
+    warm = 5 * steps
+    assert rates[: warm - 1] == pytest.approx([0.1 * (step + 1) / warm for step in range(warm - 1)])
+    total = len(rates)
+    for step in range(warm, total, 500):  # half a cosine over the rest, and one step beyond it
+        done = (step + 1 - warm) / (total + 1 - warm)
+        assert rates[step] == pytest.approx(0.05 * (1 + math.cos(math.pi * done)))
+    assert 0 < rates[-1] < 1e-6
+
+
+def test_the_profile_of_the_study_trains_with_the_modern_recipe():
+    profile = Path(__file__).parents[1] / "notebooks" / "profiles" / "cifar100.yml"
+    parameters = yaml.safe_load(profile.read_text())
+    assert parameters["recipes"] == ["modern"] * 3
+    assert parameters["epochs"] == [0, 0, 0]  # as the recipe has
