@@ -269,7 +269,7 @@ def test_a_stopped_run_resumes_exactly(tmp_path, epoch, recipe):
         fitted(recipe, tmp_path, progress=stop_after(epoch))
     lines = []
     resumed, history = fitted(recipe, tmp_path, progress=lines.append)
-    assert len(lines) == 4 - epoch
+    assert 4 - epoch <= len(lines) < 4  # more where writing was slow
     assert same_weights(straight, resumed)
     assert_same_history(history, expected)
 
@@ -350,7 +350,7 @@ def test_a_run_killed_at_any_moment_finishes_with_the_same_weights(tmp_path, nam
     lines = []
     recipe = dataclasses.replace(globals()[name], epochs=40)
     resumed, _ = fitted(recipe, tmp_path, progress=lines.append)
-    assert 0 < len(lines) <= 35
+    assert 0 < len(lines) < 40
     assert same_weights(resumed, fitted(recipe)[0])
 
 
