@@ -11,6 +11,7 @@ test cannot be exact, so the outcome itself counts by half (mid-p): closest to t
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -185,12 +186,121 @@ def compare_all(
     """
     if len(representations) < 2:
         raise ValueError(f"representations must be two or more; got {list(representations)}")
+    table = pd.DataFrame(_compared(representations, index, order, level, seed))
+    table["p_holm"] = holm(table["p_value"].tolist())
+    return table[_COLUMNS]
+
+
+def compare_groups(
+    groups: Mapping[str, Mapping[str, Any]],
+    index: str = "si",
+    order: int = 1,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare each pair within each group, and correct for the number of pairs in all of them.
+
+    Args:
+        groups: name of the group → representations of the same samples, as in :func:`compare_all`;
+            a group of one gives no row.
+        index, order, level, seed: as in :meth:`siutils.SeparationIndex.compare`.
+
+    Returns:
+        DataFrame as of :func:`compare_all` with the name of the group before it, ``within``.
+
+    Raises:
+        ValueError: no group holds two, or as :meth:`siutils.SeparationIndex.compare`.
+
+    >>> from siutils import SeparationIndex
+    >>> x, y = torch.arange(6.0)[:, None], torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> line, wrapped = SeparationIndex(x, y), SeparationIndex(x % 3, y)
+    >>> groups = {"all": {"line": line, "wrapped": wrapped}, "alone": {"line": line}}
+    >>> compare_groups(groups)[["within", "first", "second", "effect"]].round(2).values.tolist()
+    [['all', 'line', 'wrapped', 0.83]]
+    """
+    rows = [
+        {"within": name, **row}
+        for name, members in groups.items()
+        for row in _compared(members, index, order, level, seed)
+    ]
+    if not rows:
+        sizes = {name: len(members) for name, members in groups.items()}
+        raise ValueError(f"groups must hold two representations in one of them; got {sizes}")
+    table = pd.DataFrame(rows)
+    table["p_holm"] = holm(table["p_value"].tolist())
+    return table[["within", *_COLUMNS]]
+
+
+def significant_groups(
+    scores: Mapping[str, float],
+    pairs: pd.DataFrame,
+    alpha: float = 0.05,
+    lowest_first: bool = False,
+) -> dict[str, str]:
+    """Letters that say which of M items differ: two share one exactly if they do not.
+
+    "Not different" does not carry over from pair to pair: a may not differ from b, nor b from c,
+    and yet a from c. So an item can stand in several groups, and has a letter for each.
+
+    Args:
+        scores: name → value; the best item is in group ``a``.
+        pairs: a row per pair with the columns ``first``, ``second`` and ``p_holm``, as of
+            :func:`compare_all`; rows of other names are left aside.
+        alpha: pairs whose ``p_holm`` is below it differ.
+        lowest_first: the lowest value is the best, as of anti SI.
+
+    Returns:
+        name → letters, best item first.
+
+    Raises:
+        ValueError: a pair is missing or twice there, or there are more than 52 groups.
+
+    Source:
+        H.-P. Piepho, "An algorithm for a letter-based representation of all-pairwise comparisons"
+        (2004): insert and absorb.
+
+    >>> pairs = pd.DataFrame({"first": ["x", "x", "y"], "second": ["y", "z", "z"]})
+    >>> significant_groups({"x": 0.3, "y": 0.2, "z": 0.1}, pairs.assign(p_holm=[0.2, 0.01, 0.4]))
+    {'x': 'a', 'y': 'ab', 'z': 'b'}
+    """
+    names = sorted(scores, key=lambda name: scores[name], reverse=not lowest_first)
+    p_values = _checked_pairs(names, pairs)
+    groups = [frozenset(names)]
+    for pair in sorted(p_values, key=sorted):
+        if p_values[pair] < alpha:
+            cut = [g - {name} if pair <= g else g for g in groups for name in pair]
+            groups = [g for g in dict.fromkeys(cut) if not any(g < other for other in cut)]
+    if len(groups) > len(string.ascii_letters):
+        raise ValueError(f"scores: {len(names)} items make {len(groups)} groups, more than letters")
+    groups.sort(key=lambda g: [place for place, name in enumerate(names) if name in g])
+    lettered = list(zip(string.ascii_letters, groups, strict=False))
+    return {name: "".join(letter for letter, g in lettered if name in g) for name in names}
+
+
+def _checked_pairs(names: Sequence[str], pairs: pd.DataFrame) -> dict[frozenset[str], float]:
+    found = {}
+    for first, second, p in pairs[["first", "second", "p_holm"]].itertuples(index=False):
+        if {first, second} <= set(names):
+            if frozenset((first, second)) in found:
+                raise ValueError(f"pairs compares {first!r} and {second!r} more than once")
+            found[frozenset((first, second))] = float(p)
+    for first, second in combinations(names, 2):
+        if frozenset((first, second)) not in found:
+            raise ValueError(f"pairs lacks the comparison of {first!r} and {second!r}")
+    return found
+
+
+_COLUMNS = [
+    *("first", "second", "index", "order", "value", "other", "effect", "low", "high"),
+    *("p_value", "p_holm", "wins", "losses", "design_effect", "n", "level"),
+]
+
+
+def _compared(
+    representations: Mapping[str, Any], index: str, order: int, level: float, seed: int
+) -> list[dict[str, Any]]:
     rows = []
     for (a, first), (b, second) in combinations(representations.items(), 2):
         found = first.compare(second, index, order, level, seed)._asdict()
         rows.append({"first": a, "second": b, "index": index, "order": order, **found})
-    table = pd.DataFrame(rows).drop(columns=["classes", "p_independent"])
-    table["p_holm"] = holm(table["p_value"].tolist())
-    columns = ["first", "second", "index", "order", "value", "other", "effect", "low", "high"]
-    tail = ["p_value", "p_holm", "wins", "losses", "design_effect", "n", "level"]
-    return table[columns + tail]
+    return rows

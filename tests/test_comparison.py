@@ -1,6 +1,9 @@
 """Paired comparison: exact cases, corrections, and its error rate under a real null."""
 
+from itertools import combinations
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from labeled_data import random_data
@@ -8,7 +11,14 @@ from scipy import stats
 from test_uncertainty import values
 
 from siutils import SeparationIndex, uncertainty
-from siutils.comparison import compare_all, compare_values, holm, sign_test
+from siutils.comparison import (
+    compare_all,
+    compare_groups,
+    compare_values,
+    holm,
+    sign_test,
+    significant_groups,
+)
 from siutils.uncertainty import Lists
 
 
@@ -122,3 +132,82 @@ def test_comparisons_that_make_no_sense_are_refused():
         compare_all({"one": s})
     with pytest.raises(ValueError, match="index must be one of"):
         s.compare(s, "si2")
+
+
+def test_pairs_within_groups_are_corrected_together():
+    x, y = random_data(0, 200)
+    rng = np.random.default_rng(0)
+    parts = {
+        name: SeparationIndex(x + rng.normal(size=x.shape) * s, y) for name, s in NOISE.items()
+    }
+    groups = {"all": parts, "two": {"a": parts["a"], "c": parts["c"]}, "one": {"b": parts["b"]}}
+    table = compare_groups(groups, "soft_order_si", 2)
+    assert table[["within", "first", "second"]].values.tolist() == [
+        ["all", "a", "b"], ["all", "a", "c"], ["all", "b", "c"], ["two", "a", "c"],
+    ]  # fmt: skip
+    alone = compare_all(parts, "soft_order_si", 2)
+    same = table[table["within"] == "all"].drop(columns=["within", "p_holm"])
+    pd.testing.assert_frame_equal(same, alone.drop(columns="p_holm"))
+    np.testing.assert_array_equal(table["p_holm"], holm(table["p_value"]))
+    with pytest.raises(ValueError, match=r"groups must hold two .*; got {'one': 1}"):
+        compare_groups({"one": {"b": parts["b"]}})
+
+
+NOISE = {"a": 0.1, "b": 1.0, "c": 3.0}
+
+
+def random_pairs(rng, names, share):
+    rows = [(*(p if rng.random() < 0.5 else p[::-1]), rng.random() < share)
+            for p in combinations(names, 2)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["first", "second", "differ"])
+    return table.assign(p_holm=np.where(table["differ"], 0.049, 0.05)).sample(
+        frac=1, random_state=0
+    )
+
+
+def largest_cliques(names, pairs):
+    """All largest sets without a differing pair, by looking at every subset."""
+    differ = {frozenset(p) for p in pairs[pairs["differ"]][["first", "second"]].values.tolist()}
+    fine = [set(c) for size in range(1, len(names) + 1) for c in combinations(names, size)
+            if not any(frozenset(p) in differ for p in combinations(c, 2))]  # fmt: skip
+    return [c for c in fine if not any(c < other for other in fine)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_items_share_a_letter_exactly_if_they_do_not_differ(seed):
+    rng = np.random.default_rng(seed)
+    names = [f"n{i}" for i in range(seed % 7 + 1)]
+    pairs = random_pairs(rng, names, share=rng.random())
+    scores = dict(zip(names, rng.integers(0, 4, len(names)) / 4, strict=True))
+    lowest_first = bool(seed % 2)
+    found = significant_groups(scores, pairs, lowest_first=lowest_first)
+    for first, second, differ in pairs[["first", "second", "differ"]].itertuples(index=False):
+        assert bool(set(found[first]) & set(found[second])) != differ
+    ordered = list(found)
+    assert [scores[n] for n in ordered] == sorted(scores.values(), reverse=not lowest_first)
+    assert "a" in found[ordered[0]]
+    letters = sorted(set("".join(found.values())))
+    groups = [{name for name in names if letter in found[name]} for letter in letters]
+    expected = largest_cliques(names, pairs)
+    assert sorted(map(sorted, groups)) == sorted(map(sorted, expected))
+    assert letters == list("abcdefghijklmnopqrstuvwxyz"[: len(letters)])
+
+
+def test_all_alike_are_one_group_and_all_different_are_many():
+    names = list("wxyz")
+    scores = {name: float(i) for i, name in enumerate(names)}
+    table = pd.DataFrame(combinations(names, 2), columns=["first", "second"])
+    assert set(significant_groups(scores, table.assign(p_holm=1.0)).values()) == {"a"}
+    assert significant_groups(scores, table.assign(p_holm=0.0)) == {
+        "z": "a", "y": "b", "x": "c", "w": "d",
+    }  # fmt: skip
+    assert significant_groups({"alone": 0.5}, table.assign(p_holm=0.0)) == {"alone": "a"}
+    assert set(significant_groups(scores, table.assign(p_holm=0.04), alpha=0.01).values()) == {"a"}
+
+
+def test_a_pair_that_is_missing_or_twice_there_is_refused():
+    table = pd.DataFrame({"first": ["x", "x"], "second": ["y", "z"], "p_holm": [0.5, 0.5]})
+    with pytest.raises(ValueError, match="pairs lacks the comparison of 'y' and 'z'"):
+        significant_groups({"x": 3, "y": 2, "z": 1}, table)
+    with pytest.raises(ValueError, match="pairs compares 'x' and 'y' more than once"):
+        significant_groups({"x": 3, "y": 2}, pd.concat([table, table]))
