@@ -6,6 +6,7 @@ All are functions of labels and nearest neighbors as :func:`siutils.kneighbors` 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -92,19 +93,147 @@ def hardest_samples(labels: Any, neighbors: Neighbors, n: int = 20) -> pd.DataFr
     k = hits.shape[1]
     run = np.where(hits.any(axis=1), hits.argmax(axis=1), k)
     order = np.lexsort((-_distance_ratio(distances, hits), -run))[:n]  # stable: index comes last
-    m = len(order)
+    table = _strips(y, distances, indices, order)
+    table.insert(3, "run", np.repeat(run[order], k))
+    return table
+
+
+def neighbor_table(labels: Any, neighbors: Neighbors, chosen: Any) -> pd.DataFrame:
+    """The nearest neighbors of chosen samples, in the order given.
+
+    Args:
+        labels: integers ``(N,)``.
+        neighbors: ``(N, k)``, nearest first, self excluded.
+        chosen: integers ``(M,)``, sample numbers.
+
+    Returns:
+        As :func:`hardest_samples`, without ``run``.
+
+    Raises:
+        TypeError, ValueError: if shapes do not fit, or there is no such sample.
+
+    >>> near = Neighbors(torch.tensor([[1.0], [1.0], [2.0]]), torch.tensor([[1], [0], [0]]))
+    >>> neighbor_table([4, 7, 4], near, [2]).values.tolist()
+    [[1.0, 2.0, 4.0, 1.0, 0.0, 4.0, 2.0]]
+    """
+    y, distances, indices = _checked(labels, neighbors)
+    rows = as_integers(chosen, "chosen").cpu().numpy()
+    if rows.min() < 0 or rows.max() >= len(y):
+        raise ValueError(f"chosen must be 0 … {len(y) - 1}, got {rows.min()} … {rows.max()}")
+    return _strips(y, distances, indices, rows)
+
+
+def _strips(
+    y: np.ndarray, distances: np.ndarray, indices: np.ndarray, rows: np.ndarray
+) -> pd.DataFrame:
+    m, k = len(rows), indices.shape[1]
     return pd.DataFrame(
         {
             "place": np.repeat(np.arange(1, m + 1), k),
-            "sample": np.repeat(order, k),
-            "label": np.repeat(y[order], k),
-            "run": np.repeat(run[order], k),
+            "sample": np.repeat(rows, k),
+            "label": np.repeat(y[rows], k),
             "rank": np.tile(np.arange(1, k + 1), m),
-            "neighbor": indices[order].ravel(),
-            "neighbor_label": y[indices[order]].ravel(),
-            "distance": distances[order].ravel(),
+            "neighbor": indices[rows].ravel(),
+            "neighbor_label": y[indices[rows]].ravel(),
+            "distance": distances[rows].ravel(),
         }
     )
+
+
+def score_transitions(
+    before: Any, after: Any, bounds: Sequence[int] = (1, 2, 4, 10)
+) -> pd.DataFrame:
+    """How many samples went from which separation score to which.
+
+    Args:
+        before, after: integers ``(N,)``, :meth:`siutils.SeparationIndex.separation_score` of the
+            same samples in two representations, never 0.
+        bounds: where a new bin begins, from 1, ascending; the same for scores below 0.
+
+    Returns:
+        DataFrame ``before, after, samples``, a row for every two bins, lowest score first; a bin
+        is called by its scores, such as ``"−1"`` or ``"4…9"``.
+
+    Raises:
+        TypeError, ValueError: scores of different length, a score of 0, or bounds that do not
+            ascend from 1.
+
+    >>> table = score_transitions([-1, -1, 3], [1, 2, 3], bounds=[1, 2])
+    >>> table[table["samples"] > 0].values.tolist()
+    [['−1', '1', 1], ['−1', '≥ 2', 1], ['≥ 2', '≥ 2', 1]]
+    """
+    scores = [as_integers(s, a).cpu() for s, a in ((before, "before"), (after, "after"))]
+    if len(scores[0]) != len(scores[1]):
+        raise ValueError(
+            f"before and after must be of the same samples; got {len(scores[0])} and "
+            f"{len(scores[1])}"
+        )
+    starts = list(bounds)
+    if starts[:1] != [1] or starts != sorted(set(starts)):
+        raise ValueError(f"bounds must ascend from 1; got {starts}")
+    if any((s == 0).any() for s in scores):
+        raise ValueError("before and after must be separation scores, which are never 0")
+    names = _bin_names(starts)
+    edges, half = torch.tensor(starts), len(starts)
+    sizes = [torch.searchsorted(edges, s.abs(), right=True) for s in scores]  # 1 … half
+    first, second = (
+        torch.where(s > 0, half + size - 1, half - size)
+        for s, size in zip(scores, sizes, strict=True)
+    )
+    counts = torch.bincount(first * len(names) + second, minlength=len(names) ** 2)
+    pairs = [(a, b) for a in names for b in names]
+    return pd.DataFrame(pairs, columns=["before", "after"]).assign(samples=counts.numpy())
+
+
+def separated_by_first(
+    first: Any, second: Any, labels: Any, classes: Sequence[int], n: int = 5
+) -> list[int]:
+    """Samples that the first of two representations separates and the second does not.
+
+    Class after class in the order given gives its clearest one, then each its next, until there are
+    n: the clearest has the largest difference of the scores, of equal ones the lower index.
+
+    Args:
+        first, second: integers ``(N,)``, separation scores of the same samples.
+        labels: integers ``(N,)``.
+        classes: labels to take samples from.
+        n: samples wanted.
+
+    Returns:
+        Up to n sample numbers.
+
+    Raises:
+        TypeError, ValueError: if lengths differ or ``n`` is no positive integer.
+
+    >>> separated_by_first([3, 1, 2, 4], [-1, -1, -5, 2], [0, 0, 0, 1], classes=[1, 0], n=2)
+    [2, 0]
+    """
+    a, b, y = (
+        as_integers(values, name).cpu().numpy()
+        for values, name in ((first, "first"), (second, "second"), (labels, "labels"))
+    )
+    if not len(a) == len(b) == len(y):
+        raise ValueError(
+            f"first, second and labels differ in length: {len(a)}, {len(b)} and {len(y)}"
+        )
+    check_positive(n, "n")
+    places = {int(label): place for place, label in enumerate(classes)}
+    only = [int(i) for i in np.lexsort((np.arange(len(y)), b - a)) if a[i] > 0 > b[i]]
+    queue: dict[int, int] = dict.fromkeys(places, 0)  # how many of a class came before
+    ranked = []
+    for i in only:
+        if (label := int(y[i])) in places:
+            ranked.append((queue[label], places[label], i))
+            queue[label] += 1
+    return [i for _, _, i in sorted(ranked)[:n]]
+
+
+def _bin_names(starts: list[int]) -> list[str]:
+    ends = [b - 1 for b in starts[1:]]
+    inner = [(low, high) for low, high in zip(starts, ends, strict=False)]
+    above = [f"{a}" if a == b else f"{a}…{b}" for a, b in inner] + [f"≥ {starts[-1]}"]
+    below = [f"−{a}" if a == b else f"−{b}…−{a}" for a, b in inner] + [f"≤ −{starts[-1]}"]
+    return [*reversed(below), *above]
 
 
 def label_errors(labels: Any, neighbors: Neighbors, n: int | None = None) -> pd.DataFrame:

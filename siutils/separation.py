@@ -196,6 +196,10 @@ class SeparationIndex(IndexFamily):
         """
         return samples.hardest_samples(self._labels, self._nearest(k), n)
 
+    def neighbor_table(self, chosen: ArrayLike | Sequence[int], k: int = 8) -> pd.DataFrame:
+        """Chosen samples with their k nearest: :func:`siutils.samples.neighbor_table`."""
+        return samples.neighbor_table(self._labels, self._nearest(k), chosen)
+
     def label_errors(self, n: int | None = None, k: int = 200) -> pd.DataFrame:
         """Samples ranked by how much their k nearest neighbors doubt their label.
 

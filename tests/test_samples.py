@@ -11,7 +11,14 @@ from test_separation import DATA
 
 import siutils.samples as samples
 from siutils import Neighbors, SeparationIndex, kneighbors
-from siutils.samples import hardest_samples, label_errors, neighbor_confusion
+from siutils.samples import (
+    hardest_samples,
+    label_errors,
+    neighbor_confusion,
+    neighbor_table,
+    score_transitions,
+    separated_by_first,
+)
 
 RNG = np.random.default_rng
 K = 12
@@ -129,6 +136,61 @@ def test_flipped_labels_of_digits_are_found(seed):
     assert (hardest_samples(noisy, kneighbors(x, 20), 36)["sample"].isin(where)).mean() > 0.75
 
 
+@pytest.mark.parametrize("name", DATA)
+def test_neighbors_of_chosen_samples_are_theirs(name):
+    x, y = DATA[name]
+    distances, indices = brute_neighbors(x, 3)
+    chosen = RNG(0).integers(0, len(y), 6)  # in any order, and twice the same
+    table = SeparationIndex(x, y, device="cpu").neighbor_table(chosen, k=3)
+    assert table["sample"].tolist() == np.repeat(chosen, 3).tolist()
+    assert table["place"].tolist() == np.repeat(range(1, 7), 3).tolist()
+    assert table["rank"].tolist() == [1, 2, 3] * 6
+    assert table["label"].tolist() == np.repeat(y[chosen], 3).tolist()
+    assert table["neighbor"].tolist() == indices[chosen].ravel().tolist()
+    assert table["neighbor_label"].tolist() == y[indices[chosen]].ravel().tolist()
+    assert table["distance"].tolist() == distances[chosen].ravel().tolist()
+
+
+BOUNDS = {
+    (1,): {"≤ −1": (-99, -1), "≥ 1": (1, 99)},
+    (1, 2, 4, 10): {
+        "≤ −10": (-99, -10), "−9…−4": (-9, -4), "−3…−2": (-3, -2), "−1": (-1, -1),
+        "1": (1, 1), "2…3": (2, 3), "4…9": (4, 9), "≥ 10": (10, 99),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+def test_transitions_count_every_pair_of_scores(bounds):
+    rng = RNG(1)
+    before, after = (rng.choice(np.r_[-14:0, 1:15], 400) for _ in range(2))
+    table = score_transitions(before, torch.from_numpy(after), bounds)
+    expected = [
+        [a, b, sum(la <= p <= ha and lb <= q <= hb for p, q in zip(before, after, strict=True))]
+        for a, (la, ha) in BOUNDS[bounds].items()
+        for b, (lb, hb) in BOUNDS[bounds].items()
+    ]
+    assert table.values.tolist() == expected
+    assert table["samples"].sum() == 400
+
+
+def test_separated_by_first_takes_the_clearest_of_each_class_in_turn():
+    rng = RNG(2)
+    for _ in range(20):
+        first, second = (rng.choice([-3, -2, -1, 1, 2, 3], 80) for _ in range(2))
+        labels = rng.integers(0, 5, 80) * 2 - 3
+        classes = [int(c) for c in rng.permutation(np.unique(labels))[:3]]
+        queues = [
+            sorted((second[i] - first[i], i) for i in range(80)
+                   if first[i] > 0 > second[i] and labels[i] == c)
+            for c in classes
+        ]  # fmt: skip
+        expected = [queue[turn][1] for turn in range(80) for queue in queues if turn < len(queue)]
+        assert separated_by_first(first, second, labels, classes, n=99) == expected
+        assert separated_by_first(first, second, labels, classes, n=4) == expected[:4]
+    assert separated_by_first([1, -1], [2, -4], [0, 0], [0]) == []
+
+
 NEAR = Neighbors(torch.ones(3, 2), torch.tensor([[1, 2], [0, 2], [0, 1]]))
 
 
@@ -142,6 +204,11 @@ NEAR = Neighbors(torch.ones(3, 2), torch.tensor([[1, 2], [0, 2], [0, 1]]))
         (lambda: label_errors([0, 1, 1], NEAR, -1), ValueError, "n must be an integer ≥ 1"),
         (lambda: label_errors([2, 2, 2], NEAR), ValueError, "labels are all 2"),
         (lambda: label_errors([0.0, 1, 1], NEAR), TypeError, "labels must be integers"),
+        (lambda: neighbor_table([0, 1, 1], NEAR, [3]), ValueError, "chosen must be 0 … 2, got 3"),
+        (lambda: score_transitions([1], [1, 2]), ValueError, "of the same samples; got 1 and 2"),
+        (lambda: score_transitions([0], [1]), ValueError, "which are never 0"),
+        (lambda: score_transitions([1], [1], [2, 4]), ValueError, r"ascend from 1; got \[2, 4\]"),
+        (lambda: separated_by_first([1], [-1], [0, 0], [0]), ValueError, "1, 1 and 2"),
     ],
 )
 def test_wrong_input_is_one_clear_error(call, error, message):
