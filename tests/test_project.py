@@ -27,6 +27,8 @@ LAYERS = (
         "_spectrum",
         "images",
         "layer_plan",
+        "network_plots",
+        "network_tables",
         "samples",
         "selection",
         "triplets",

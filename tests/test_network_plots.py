@@ -1,0 +1,93 @@
+"""Figures that compare networks show what their tables hold."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from labeled_data import random_data
+
+from siutils import SeparationIndex, network_plots
+from siutils.samples import score_transitions
+
+X, Y = random_data(0, 60, classes=3)
+SCORED = {"vgg16": SeparationIndex(X, Y), "resnet18": SeparationIndex(X[:, :2], Y)}
+IMAGES = np.arange(60, dtype=np.uint8)[:, None, None, None] * np.ones((3, 4, 4), np.uint8)
+CLASSES = ["ant", "bee", "cat"]
+STRIPS = pd.concat(s.neighbor_table([5, 2], k=3).assign(network=n) for n, s in SCORED.items())
+
+
+def ranking():
+    rows = [("cold", "b", 0.3, "a"), ("cold", "a", 0.2, "a"), ("warm", "a", 0.6, "a"),
+            ("warm", "b", 0.4, "b")]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["arm", "network", "value", "group"])
+    return table.assign(low=table["value"] - 0.1, high=table["value"] + 0.1)
+
+
+def transitions():
+    scores = {name: s.separation_score() for name, s in SCORED.items()}
+    table = score_transitions(scores["vgg16"], scores["resnet18"])
+    return pd.concat([table.assign(network=n, start="cold") for n in SCORED])
+
+
+FIGURES = {
+    "ranking_dots": lambda: network_plots.ranking_dots(ranking()),
+    "class_map": lambda: network_plots.class_map(
+        pd.DataFrame({"class": CLASSES, "vgg16": [0.2, 0.4, 0.9], "resnet18": [0.1, 0.5, 1.0]})
+    ),
+    "transition_maps": lambda: network_plots.transition_maps(transitions()),
+    "network_strips": lambda: network_plots.network_strips(STRIPS, IMAGES, CLASSES),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_render_without_touching_the_global_style(name, tmp_path):
+    before = dict(matplotlib.rcParams)
+    FIGURES[name]().savefig(tmp_path / "figure.svg")
+    assert (tmp_path / "figure.svg").stat().st_size > 1000
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_each_panel_of_the_ranking_has_its_networks_in_order_with_their_letters():
+    figure = FIGURES["ranking_dots"]()
+    cold, warm = figure.axes
+    assert [text.get_text() for text in cold.get_yticklabels()] == ["b", "a"]
+    assert [text.get_text() for text in warm.texts] == ["a", "b"]
+    assert warm.collections[1].get_offsets()[:, 0].tolist() == [0.6, 0.4]
+    assert warm.get_ylim()[0] > warm.get_ylim()[1]  # best on top
+
+
+def test_class_map_shows_values_in_their_cells():
+    axes = FIGURES["class_map"]().axes[0]
+    assert axes.images[0].get_array().tolist() == [[0.2, 0.1], [0.4, 0.5], [0.9, 1.0]]
+    assert [text.get_text() for text in axes.texts] == ["0.20", "0.10", "0.40", "0.50", "0.90",
+                                                        "1.00"]  # fmt: skip
+    assert [text.get_color() for text in axes.texts][-2:] == ["white", "white"]
+
+
+def test_transition_maps_show_every_count():
+    axes = FIGURES["transition_maps"]().axes
+    counts = transitions()["samples"][: len(transitions()) // 2]
+    for panel in axes:
+        shown = [int(text.get_text()) for text in panel.texts]
+        assert shown == [c for c in counts if c]
+        assert sum(shown) == 60
+        grid = panel.images[0].get_array() ** 2 * counts.max()
+        np.testing.assert_allclose(grid.ravel(), counts, atol=1e-9)
+
+
+def test_network_strips_show_samples_and_neighbors_with_a_verdict_in_more_than_color():
+    axes = FIGURES["network_strips"]().axes
+    assert len(axes) == 2 * (1 + 2 * 3)
+    for block, sample in enumerate((5, 2)):
+        panels = axes[block * 7 : block * 7 + 7]
+        assert panels[0].images[0].get_array()[0, 0, 0] == sample
+        rows = STRIPS[STRIPS["sample"] == sample]
+        assert rows["network"].tolist() == ["vgg16"] * 3 + ["resnet18"] * 3
+        assert (rows["label"] == rows["neighbor_label"]).nunique() == 2
+        for panel, row in zip(panels[1:], rows.to_dict("records"), strict=True):
+            assert panel.images[0].get_array()[0, 0, 0] == row["neighbor"]
+            same = row["label"] == row["neighbor_label"]
+            name = CLASSES[row["neighbor_label"]]
+            assert panel.get_title() == ("✓ " if same else "✗ ") + name
+            assert panel.spines["left"].get_linestyle() == ("-" if same else "--")
+        assert [p.get_ylabel() for p in panels[1::3]] == ["vgg16", "resnet18"]

@@ -1,0 +1,147 @@
+"""Tables 2 and 3 beside the study's, and the reasons why they differ."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from labeled_data import random_data
+
+from siutils import SeparationIndex
+from siutils.data import load_study
+from siutils.network_tables import beside_study, study_n, wide_indices
+from siutils.plots import NAMES
+
+ARMS = ("trained", "pretrained", "untrained")
+STUDY = load_study()
+
+
+def report(network, arm, split, n=150, classes=4):
+    x, y = random_data(len(network + arm + split), n, classes=classes)
+    table = SeparationIndex(x, y).report(2, interval=True)
+    table = table[(table["order"] == 2) | table["index"].isin(["si", "center_si"])]
+    facts = {"weights": f"{network} {arm}", "transform": "mean of the training", "seed": 3}
+    return table.assign(network=network, arm=arm, split=split, **facts)
+
+
+@pytest.fixture(scope="module")
+def tidy():
+    keys = [(n, a, s) for n in ("vgg16", "resnet18", "efficientnet_b0") for a in ARMS
+            for s in ("train", "test")]  # fmt: skip
+    return pd.concat([report(*key) for key in keys], ignore_index=True)
+
+
+def trainings(recipe="study", epochs=200, images=40_000):
+    networks = ["vgg16", "resnet18", "efficientnet_b0"]
+    return pd.DataFrame({"network": networks}).assign(
+        recipe=recipe, epochs=epochs, training_images=images
+    )
+
+
+def test_wide_rows_hold_every_value_of_the_tidy_table(tidy):
+    wide = wide_indices(tidy)
+    assert len(wide) == 18
+    assert wide["network"].unique().tolist() == ["vgg16", "resnet18", "efficientnet_b0"]
+    for row in wide.to_dict("records"):
+        some = tidy
+        for key in ("network", "arm", "split"):
+            some = some[some[key] == row[key]]
+        for value in some.to_dict("records"):
+            name = value["index"]
+            assert row[name] == value["value"]
+            for column in ("low", "high", "chance"):
+                np.testing.assert_equal(row[f"{name}_{column}"], value[column])
+        assert (row["weights"], row["n"], row["seed"]) == (f"{row['network']} {row['arm']}", 150, 3)
+
+
+def test_every_value_of_the_study_stands_below_ours(tidy):
+    wide = wide_indices(tidy)
+    table = beside_study(wide, STUDY, trainings(), "imagenet")
+    here, theirs = (table[table["source"] == source] for source in ("here", "study"))
+    assert len(table) == 1 + 18 + 12  # chance; ours; no untrained rows in the study
+    for name in NAMES:
+        np.testing.assert_array_equal(here[name], wide[name])
+    for position, row in theirs.iterrows():
+        above = table.loc[position - 1]
+        assert above["source"] == "here"
+        some = STUDY[STUDY["arm"] == row["arm"]]
+        for key in ("network", "arm", "split"):
+            assert row[key] == above[key]
+            some = some[some[key] == row[key]]
+        printed = some.set_index("index")["value"]
+        assert [row[name] for name in NAMES] == [printed[name] for name in NAMES]
+        assert row["n"] == study_n(row["network"], row["arm"], row["split"])
+
+
+def test_chance_stands_once_where_all_rows_have_one_n_else_for_each_split(tidy):
+    wide = wide_indices(tidy)
+    empty = STUDY.head(0)
+    chance = beside_study(wide, empty, trainings(), "imagenet").iloc[0]
+    assert (chance["source"], chance["split"], chance["n"]) == ("chance", "both", 150)
+    assert chance["si"] == wide["si_chance"].iloc[0]
+    assert np.isnan(chance["center_si"])
+    unequal = wide_indices(pd.concat([
+        report("vgg16", "trained", "train", n=300), report("vgg16", "trained", "test")
+    ]))  # fmt: skip
+    table = beside_study(unequal, empty, trainings(), "imagenet")
+    assert table["source"].tolist() == ["chance", "chance", "here", "here"]
+    assert table["split"].tolist() == ["train", "test"] * 2
+    assert table["n"].tolist() == [300, 150, 300, 150]
+    np.testing.assert_array_equal(table["si"][:2], unequal["si_chance"])
+
+
+def row_of_study(arm="trained", split="train", pretrained="imagenet", training=None, **changes):
+    """The study's row beside a ResNet18 row of ours that agrees with it in all but the changes."""
+    transform = {"train": "none", "test": "mean = std = 0.5"}[split]
+    ours = {"network": "resnet18", "arm": arm, "split": split, "n": study_n("resnet18", arm, split),
+            "n_classes": 100, "transform": transform}  # fmt: skip
+    wide = wide_indices(report("resnet18", arm, split)).assign(**(ours | changes))
+    table = beside_study(wide, STUDY, trainings() if training is None else training, pretrained)
+    return table[table["source"] == "study"].iloc[0]
+
+
+@pytest.mark.parametrize("arm", ["trained", "pretrained"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_what_agrees_is_no_reason(arm, split):
+    assert row_of_study(arm, split)["differs_in"] == row_of_study(arm, split)["reason"] == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "changes"),
+    [
+        ("N", "N = 1,250 here, 36,000 in the study", {"n": 1250}),
+        ("classes", "50 classes here, 100 in the study", {"n_classes": 50}),
+        ("transform", "train images: mean 0.4 here, none there", {"transform": "mean 0.4"}),
+        (
+            "weights",
+            "pretrained on the upstream task here, on ImageNet in the study",
+            {"arm": "pretrained", "pretrained": "upstream"},
+        ),
+        (
+            "training",
+            "modern, 200 × 40,000 images here, 200 × 40,000 in the study",
+            {"training": trainings("modern")},
+        ),
+        (
+            "training",
+            "study, 2 × 5,000 images here, 200 × 40,000 in the study",
+            {"training": trainings(epochs=2, images=5_000)},
+        ),
+    ],
+)
+def test_each_difference_is_a_reason_of_its_own(word, text, changes):
+    row = row_of_study(**changes)
+    assert (row["differs_in"], row["reason"]) == (word, text)
+
+
+def test_reasons_add_up():
+    row = row_of_study(n=10, n_classes=5)
+    assert row["differs_in"] == "N, classes"
+    assert row["reason"].count("; ") == 1
+
+
+def test_numbers_of_samples_of_the_few_rows_fit_the_values():
+    for split in ("train", "test"):
+        n = study_n("efficientnet_b0", "trained", split)
+        rows = STUDY[(STUDY["network"] == "efficientnet_b0") & (STUDY["arm"] == "trained")]
+        rows = rows[(rows["split"] == split) & rows["index"].isin(["si", "high_order_si"])]
+        hits = rows["value"] * n
+        np.testing.assert_allclose(hits, hits.round(), atol=1e-9)
