@@ -266,7 +266,7 @@ def significant_groups(
     names = sorted(scores, key=lambda name: scores[name], reverse=not lowest_first)
     p_values = _checked_pairs(names, pairs)
     groups = [frozenset(names)]
-    for pair in sorted(p_values, key=sorted):
+    for pair in sorted(p_values, key=lambda pair: sorted(pair)):
         if p_values[pair] < alpha:
             cut = [g - {name} if pair <= g else g for g in groups for name in pair]
             groups = [g for g in dict.fromkeys(cut) if not any(g < other for other in cut)]
@@ -278,7 +278,7 @@ def significant_groups(
 
 
 def _checked_pairs(names: Sequence[str], pairs: pd.DataFrame) -> dict[frozenset[str], float]:
-    found = {}
+    found: dict[frozenset[str], float] = {}
     for first, second, p in pairs[["first", "second", "p_holm"]].itertuples(index=False):
         if {first, second} <= set(names):
             if frozenset((first, second)) in found:
