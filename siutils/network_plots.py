@@ -112,7 +112,7 @@ def _count_map(axes: Axes, counts: np.ndarray) -> None:
     axes.imshow(shade, cmap="Greys", vmin=0, vmax=1)
     for edge in (axes.axhline, axes.axvline):
         edge(len(counts) / 2 - 0.5, color=COLORS[1], linewidth=1.2)
-    axes.plot([-0.5, len(counts) - 0.5], [-0.5, len(counts) - 0.5], ":", color="#888888")
+    axes.plot([-0.5, len(counts) - 0.5], [-0.5, len(counts) - 0.5], ":", color="#999999", lw=0.8)
     axes.set(xlim=(-0.5, len(counts) - 0.5), ylim=(len(counts) - 0.5, -0.5))
     for (row, column), count in np.ndenumerate(counts):
         if count:

@@ -71,8 +71,8 @@ def beside_study(
         pretrained: where pretrained weights come from, ``"imagenet"`` (as in the study) or else.
 
     Returns:
-        The rows with the columns ``source`` (``here``, ``study`` or ``chance``), ``differs_in``,
-        the reasons in one word each, and ``reason``, in full.
+        The rows with the columns ``source`` (the arm of our rows, ``study`` or ``chance``),
+        ``differs_in``, the reasons in one word each, and ``reason``, in full.
 
     >>> row = {"network": "vgg16", "arm": "trained", "split": "test", "si": 0.4, "si_chance": 0.1}
     >>> row |= {"n": 500, "n_classes": 100, "weights": "here", "transform": "of the training"}
@@ -80,12 +80,12 @@ def beside_study(
     >>> ours = {"network": "vgg16", "recipe": "study", "epochs": 200, "training_images": 40_000}
     >>> table = beside_study(*map(pd.DataFrame, ([row], study, [ours])), "imagenet")
     >>> table[["source", "si", "differs_in"]].fillna("").values.tolist()
-    [['chance', 0.1, ''], ['here', 0.4, ''], ['study', 0.6, 'N, transform']]
+    [['chance', 0.1, ''], ['trained', 0.4, ''], ['study', 0.6, 'N, transform']]
     """
     names = [name for name in NAMES if name in wide]
     rows = _chance_rows(wide, names)
     for ours in wide.to_dict("records"):
-        rows.append({"source": "here", **ours})
+        rows.append({"source": ours["arm"], **ours})
         theirs = study
         for key in _KEYS:
             theirs = theirs[theirs[key] == ours[key]]

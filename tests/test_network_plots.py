@@ -13,7 +13,9 @@ X, Y = random_data(0, 60, classes=3)
 SCORED = {"vgg16": SeparationIndex(X, Y), "resnet18": SeparationIndex(X[:, :2], Y)}
 IMAGES = np.arange(60, dtype=np.uint8)[:, None, None, None] * np.ones((3, 4, 4), np.uint8)
 CLASSES = ["ant", "bee", "cat"]
-STRIPS = pd.concat(s.neighbor_table([5, 2], k=3).assign(network=n) for n, s in SCORED.items())
+SCORES = SCORED["vgg16"].separation_score()
+CHOSEN = [int(SCORES.argmax()), int(SCORES.argmin())]  # neighbors of its class, and of others
+STRIPS = pd.concat(s.neighbor_table(CHOSEN, k=3).assign(network=n) for n, s in SCORED.items())
 
 
 def ranking():
@@ -78,12 +80,12 @@ def test_transition_maps_show_every_count():
 def test_network_strips_show_samples_and_neighbors_with_a_verdict_in_more_than_color():
     axes = FIGURES["network_strips"]().axes
     assert len(axes) == 2 * (1 + 2 * 3)
-    for block, sample in enumerate((5, 2)):
+    assert (STRIPS["label"] == STRIPS["neighbor_label"]).nunique() == 2
+    for block, sample in enumerate(CHOSEN):
         panels = axes[block * 7 : block * 7 + 7]
         assert panels[0].images[0].get_array()[0, 0, 0] == sample
         rows = STRIPS[STRIPS["sample"] == sample]
         assert rows["network"].tolist() == ["vgg16"] * 3 + ["resnet18"] * 3
-        assert (rows["label"] == rows["neighbor_label"]).nunique() == 2
         for panel, row in zip(panels[1:], rows.to_dict("records"), strict=True):
             assert panel.images[0].get_array()[0, 0, 0] == row["neighbor"]
             same = row["label"] == row["neighbor_label"]

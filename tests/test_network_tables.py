@@ -55,13 +55,13 @@ def test_wide_rows_hold_every_value_of_the_tidy_table(tidy):
 def test_every_value_of_the_study_stands_below_ours(tidy):
     wide = wide_indices(tidy)
     table = beside_study(wide, STUDY, trainings(), "imagenet")
-    here, theirs = (table[table["source"] == source] for source in ("here", "study"))
+    here, theirs = table[table["source"].isin(ARMS)], table[table["source"] == "study"]
     assert len(table) == 1 + 18 + 12  # chance; ours; no untrained rows in the study
     for name in NAMES:
         np.testing.assert_array_equal(here[name], wide[name])
     for position, row in theirs.iterrows():
         above = table.loc[position - 1]
-        assert above["source"] == "here"
+        assert above["source"] == row["arm"]
         some = STUDY[STUDY["arm"] == row["arm"]]
         for key in ("network", "arm", "split"):
             assert row[key] == above[key]
@@ -82,7 +82,7 @@ def test_chance_stands_once_where_all_rows_have_one_n_else_for_each_split(tidy):
         report("vgg16", "trained", "train", n=300), report("vgg16", "trained", "test")
     ]))  # fmt: skip
     table = beside_study(unequal, empty, trainings(), "imagenet")
-    assert table["source"].tolist() == ["chance", "chance", "here", "here"]
+    assert table["source"].tolist() == ["chance", "chance", "trained", "trained"]
     assert table["split"].tolist() == ["train", "test"] * 2
     assert table["n"].tolist() == [300, 150, 300, 150]
     np.testing.assert_array_equal(table["si"][:2], unequal["si_chance"])
