@@ -167,7 +167,8 @@ def random_pairs(rng, names, share):
 
 def largest_cliques(names, pairs):
     """All largest sets without a differing pair, by looking at every subset."""
-    differ = {frozenset(p) for p in pairs[pairs["differ"]][["first", "second"]].values.tolist()}
+    rows = pairs[["first", "second", "differ"]].itertuples(index=False)
+    differ = {frozenset((first, second)) for first, second, differ in rows if differ}
     fine = [set(c) for size in range(1, len(names) + 1) for c in combinations(names, size)
             if not any(frozenset(p) in differ for p in combinations(c, 2))]  # fmt: skip
     return [c for c in fine if not any(c < other for other in fine)]
