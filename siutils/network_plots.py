@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from siutils.plots import COLORS, MARKERS
@@ -59,7 +58,7 @@ def class_map(table: pd.DataFrame, label: str = "SI of the class") -> Figure:
     >>> [text.get_text() for text in figure.axes[0].texts]
     ['0.50', '1.00']
     """
-    networks = [column for column in table if column != "class"]
+    networks = [str(column) for column in table if column != "class"]
     values = table[networks].to_numpy(dtype=float)
     figure = Figure(
         figsize=(1.1 * len(networks) + 2.6, 0.27 * len(table) + 1.3), layout="constrained"
@@ -149,25 +148,22 @@ def network_strips(table: pd.DataFrame, images: np.ndarray, classes: Sequence[st
         rows = table[table["sample"] == sample]
         label = int(rows["label"].iloc[0])
         axes = figure.add_subplot(grid[i * down : (i + 1) * down, 0])
-        _image(axes, images[sample], classes[label], Line2D([], [], color="#000000"))
+        _image(axes, images[sample], classes[label], "#000000")
         for j, network in enumerate(networks):
             found = rows[rows["network"] == network].sort_values("rank")
             pairs = found[["neighbor", "neighbor_label"]].itertuples(index=False)
             for k, (neighbor, other) in enumerate(pairs, start=1):
                 axes = figure.add_subplot(grid[i * down + j, k])
-                _image(axes, images[neighbor], *_verdict(classes[int(other)], other == label))
+                name, same = classes[int(other)], other == label
+                title = f"{'✓' if same else '✗'} {name}"
+                _image(axes, images[neighbor], title, COLORS[2] if same else COLORS[1], not same)
                 if k == 1:
                     axes.set_ylabel(network, fontsize=7, rotation=0, ha="right", va="center")
     return figure
 
 
-def _verdict(name: str, same: bool) -> tuple[str, Line2D]:
-    color, style = (COLORS[2], "-") if same else (COLORS[1], "--")
-    return f"{'✓' if same else '✗'} {name}", Line2D([], [], color=color, linestyle=style)
-
-
-def _image(axes: Axes, image: np.ndarray, title: str, frame: Line2D) -> None:
+def _image(axes: Axes, image: np.ndarray, title: str, color: str, dashed: bool = False) -> None:
     axes.imshow(np.moveaxis(np.asarray(image), 0, -1), interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=7, pad=3)
-    axes.spines[:].set(linewidth=2.0, color=frame.get_color(), linestyle=frame.get_linestyle())
+    axes.spines[:].set(linewidth=2.0, color=color, linestyle="--" if dashed else "-")

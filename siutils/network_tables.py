@@ -84,12 +84,13 @@ def beside_study(
     """
     names = [name for name in NAMES if name in wide]
     rows = _chance_rows(wide, names)
-    for ours in wide.to_dict("records"):
+    for record in wide.to_dict("records"):
+        ours = {str(column): value for column, value in record.items()}
         rows.append({"source": ours["arm"], **ours})
-        theirs = study
+        same = study
         for key in _KEYS:
-            theirs = theirs[theirs[key] == ours[key]]
-        theirs = theirs.set_index("index")["value"]
+            same = same[same[key] == ours[key]]
+        theirs = same.set_index("index")["value"]
         if len(theirs):
             reasons = _reasons(ours, trainings, pretrained)
             rows.append(
