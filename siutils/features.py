@@ -19,7 +19,8 @@ from siutils.pooling import Job, Pool, check_pools, pooled
 from siutils.training import inference
 
 Transform = Callable[[Tensor], Tensor]
-_CODE = ("data", "features", "images", "models", "pooling")  # modules that determine features
+# modules that determine features
+_CODE = ("architectures", "data", "features", "images", "models", "pooling")
 
 
 def extract_features(

@@ -24,10 +24,9 @@ import torchvision.models as tvm
 from efficientnet_pytorch import EfficientNet
 from efficientnet_pytorch.utils import url_map
 from torch import Tensor, nn
-from torchvision.models.efficientnet import FusedMBConv, MBConv
-from torchvision.models.resnet import BasicBlock
 from torchvision.ops import SqueezeExcitation
 
+from siutils.architectures import ARCHITECTURES, adapted, start_as_identity
 from siutils.data import IMAGENET_MEAN, IMAGENET_STD, Transform
 from siutils.sampling import check_positive
 
@@ -43,27 +42,29 @@ def create_model(
     *,
     zero_init_residual: bool = False,
 ) -> nn.Module:
-    """A network of the study with `num_classes` outputs, on the CPU, in training mode.
+    """A network for 32×32 images with `num_classes` outputs, on the CPU, in training mode.
 
-    The module gets three plain attributes: ``feature_layer``, the name of the layer whose output
-    is the penultimate representation; ``transform``, the ImageNet normalization where ImageNet
-    weights need it, else None; ``weights_source``, one line that says where the weights are from.
+    The module gets four plain attributes: ``feature_layer``, the name of the layer whose output
+    is the penultimate representation; ``head_layer``, that of the last layer; ``transform``, the
+    ImageNet normalization where ImageNet weights need it, else None; ``weights_source``, one line
+    that says where the weights are from.
 
     Args:
         name: one of `MODELS`.
         num_classes: at least 1.
         weights: None for random initialization; the path of a checkpoint (a state_dict, alone or
             under ``"model"`` or ``"state_dict"``) of this network and number of classes;
-            ``"imagenet"`` for torchvision's IMAGENET1K_V1 weights with a fresh last layer; for
-            efficientnet_b0 also ``"imagenet:efficientnet_pytorch"``, that package's network and
-            weights. ImageNet weights are looked for in ``torch.hub.get_dir()/checkpoints`` and
-            downloaded where absent. As always in torch.hub, the hash in the file name is checked on
-            download, not of a file that lies there already; `weights_source` states its sha256.
+            ``"imagenet"`` for torchvision's IMAGENET1K_V1 weights with a fresh last layer, offered
+            for the study's networks; for efficientnet_b0 also ``"imagenet:efficientnet_pytorch"``,
+            that package's network and weights. ImageNet weights are looked for in
+            ``torch.hub.get_dir()/checkpoints`` and downloaded where absent. As always in torch.hub,
+            the hash in the file name is checked on download, not of a file that lies there already;
+            `weights_source` states its sha256.
         seed: seed of the initialization, drawn without touching the global generator; None draws
             from the global generator.
         zero_init_residual: without weights only: let every residual block start as the identity
             (its last BatchNorm has weight 0; Goyal et al. 2017, arXiv:1706.02677), so that deep
-            networks learn from their first steps on. No effect on VGG16, which has none.
+            networks learn from their first steps on. No effect on networks without such blocks.
 
     Raises:
         ValueError: unknown name, bad argument, or a file that does not fit or is unsafe.
@@ -89,9 +90,9 @@ def create_model(
             model = _BUILDERS[name](int(num_classes))
             drawn = "seed not given" if seed is None else f"seed {seed}"
             if zero_init_residual:
-                _start_as_identity(model)
+                start_as_identity(model)
                 drawn += ", residual blocks start as the identity"
-            return _described(model, _FEATURES[name], f"random initialization, {drawn}")
+            return _described(model, _PARTS[name], f"random initialization, {drawn}")
         if weights == IMAGENET:
             return _imagenet(name, int(num_classes))
         if weights == IMAGENET_PACKAGE:
@@ -141,9 +142,9 @@ def _operator(stage: nn.Sequential, convs: list[nn.Conv2d]) -> str:
     return f"{'Fused-' if fused else ''}MBConv{expanded}{' + SE' if se else ''}"
 
 
-def _vgg16(num_classes: int) -> nn.Module:
+def _vgg(build: Callable[..., nn.Module], num_classes: int) -> nn.Module:
     with torch.device("meta"):  # torchvision's first linear layer alone would take 400 MB and 1 s
-        model = tvm.vgg16_bn(num_classes=num_classes)
+        model = build(num_classes=num_classes)
         model.avgpool = nn.Identity()  # five pools leave 1×1 of 32×32
         model.classifier[0] = nn.Linear(512, 4096)
     model.to_empty(device="cpu")
@@ -179,27 +180,22 @@ def _efficientnet_v2_s(num_classes: int) -> nn.Module:
     return tvm.efficientnet_v2_s(num_classes=num_classes, dropout=0.2)
 
 
-def _start_as_identity(model: nn.Module) -> None:
-    for block in model.modules():
-        if isinstance(block, BasicBlock):
-            nn.init.zeros_(block.bn2.weight)
-        elif isinstance(block, MBConv | FusedMBConv) and block.use_res_connect:
-            nn.init.zeros_(block.block[-1][1].weight)
-
-
 _BUILDERS: dict[str, Callable[[int], nn.Module]] = {
-    "vgg16": _vgg16,
+    "vgg16": partial(_vgg, tvm.vgg16_bn),
     "resnet18": _resnet18,
     "efficientnet_b0": _efficientnet_b0,
     "efficientnet_v2_s": _efficientnet_v2_s,
+    "vgg11": partial(_vgg, tvm.vgg11_bn),
+    "vgg13": partial(_vgg, tvm.vgg13_bn),
+    **{name: partial(adapted, name) for name in ARCHITECTURES},
 }
 MODELS = tuple(_BUILDERS)
-_FEATURES = {name: "features" if name == "vgg16" else "avgpool" for name in MODELS}
-_HEAD = {
-    "vgg16": "classifier.6",
-    "resnet18": "fc",
-    "efficientnet_b0": "classifier.1",
-    "efficientnet_v2_s": "classifier.1",
+_PARTS = {  # the layer of the features and the last layer
+    "resnet18": ("avgpool", "fc"),
+    "efficientnet_b0": ("avgpool", "classifier.1"),
+    "efficientnet_v2_s": ("avgpool", "classifier.1"),
+    **dict.fromkeys(("vgg11", "vgg13", "vgg16"), ("features", "classifier.6")),
+    **{name: (about.features, about.head) for name, about in ARCHITECTURES.items()},
 }
 _TORCHVISION = {
     "vgg16": (tvm.vgg16_bn, tvm.VGG16_BN_Weights.IMAGENET1K_V1),
@@ -210,10 +206,16 @@ _TORCHVISION = {
 
 
 def _described(
-    model: nn.Module, feature_layer: str, source: str, transform: Transform | None = None
+    model: nn.Module, parts: tuple[str, str], source: str, transform: Transform | None = None
 ) -> nn.Module:
     """Set the plain attributes; through __dict__, as they are no business of nn.Module."""
-    model.__dict__.update(feature_layer=feature_layer, weights_source=source, transform=transform)
+    feature_layer, head_layer = parts
+    model.__dict__.update(
+        feature_layer=feature_layer,
+        head_layer=head_layer,
+        weights_source=source,
+        transform=transform,
+    )
     return model
 
 
@@ -243,20 +245,25 @@ def _from_file(name: str, num_classes: int, path: Path) -> nn.Module:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     state = _tensors(content, path)
-    found = state.get(f"{_HEAD[name]}.bias", torch.empty(num_classes)).numel()
+    found = state.get(f"{_PARTS[name][1]}.bias", torch.empty(num_classes)).numel()
     if found != num_classes:
         raise ValueError(f"weights: {path} has {found} classes, but num_classes is {num_classes}")
     model = _BUILDERS[name](num_classes)
     _load(model, state, name, path)
-    return _described(model, _FEATURES[name], f"file {path.name} sha256 {_sha256(path)}")
+    return _described(model, _PARTS[name], f"file {path.name} sha256 {_sha256(path)}")
 
 
 def _imagenet(name: str, num_classes: int) -> nn.Module:
+    if name not in _TORCHVISION:
+        raise ValueError(
+            f"weights: {IMAGENET!r} is for {', '.join(_TORCHVISION)}, not for {name!r}; give None "
+            "or the path of a checkpoint"
+        )
     build, weights = _TORCHVISION[name]
     state, path = _from_hub(weights.url, weights.get_state_dict)
     model = build(num_classes=num_classes)
-    _load(model, _with_fresh_head(state, model, _HEAD[name]), name, path)
-    return _described(model, _FEATURES[name], *_imagenet_facts(repr(weights), path))
+    _load(model, _with_fresh_head(state, model, _PARTS[name][1]), name, path)
+    return _described(model, _PARTS[name], *_imagenet_facts(repr(weights), path))
 
 
 def _imagenet_from_package(name: str, num_classes: int) -> nn.Module:
@@ -269,7 +276,7 @@ def _imagenet_from_package(name: str, num_classes: int) -> nn.Module:
     model.set_swish(memory_efficient=False)  # plain SiLU, the form meant for tracing
     _load(model, _with_fresh_head(state, model, "_fc"), name, path)
     source = f"efficientnet_pytorch {version('efficientnet_pytorch')} efficientnet-b0"
-    return _described(model, "_avg_pooling", *_imagenet_facts(source, path))
+    return _described(model, ("_avg_pooling", "_fc"), *_imagenet_facts(source, path))
 
 
 def _from_hub(url: str, load: Callable[..., Any]) -> tuple[dict[str, Tensor], Path]:

@@ -17,7 +17,10 @@ from siutils.checkpoints import fingerprint, load_checkpoint, replacing, save_ch
 from siutils.data import ImageSet
 from siutils.recipes import Recipe
 
-_CODE = ("augmentation", "data", "images", "models", "optimization", "recipes", "training")
+_CODE = (
+    *("architectures", "augmentation", "data", "images", "models", "optimization", "recipes"),
+    "training",
+)
 
 
 class RunFiles:

@@ -119,7 +119,7 @@ def test_every_layer_equals_a_forward_pass_with_hooks():
         value += 1  # belongs to the caller
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", MODELS[:4])
 def test_penultimate_features_equal_those_of_create_feature_extractor(name):
     model = create_model(name, num_classes=5, seed=0)
     inputs = torch.rand(3, 3, 32, 32)

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from siutils.data import IMAGENET_MEAN, IMAGENET_STD, Transform
-from siutils.models import MODELS, create_model, stage_table
+from siutils.models import create_model, stage_table
 
 PARAMETERS = {
     "vgg16": 34_015_396,
@@ -56,7 +56,7 @@ def traced_features(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 # the networks
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_network_is_that_of_the_study(name):
     model = create_model(name, 100, seed=0)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == PARAMETERS[name]
@@ -117,7 +117,7 @@ def test_seed_decides_and_the_global_generator_stays():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_residual_blocks_can_start_as_the_identity(name):
     plain = create_model(name, 10, seed=0)
     model = create_model(name, 10, seed=0, zero_init_residual=True)

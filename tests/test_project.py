@@ -22,7 +22,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LAYERS = (
     ("_pairs", "_sketch", "paths"),
     ("_screen",),
-    ("neighbors", "indices", "sampling", "plots", "pooling", "results", "devices"),
+    ("architectures", "neighbors", "indices", "sampling", "plots", "pooling", "results", "devices"),
     (
         "_spectrum",
         "images",
