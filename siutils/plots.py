@@ -5,13 +5,14 @@ Every series has its own color, marker and line style, so that figures stay read
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
@@ -283,26 +284,43 @@ def network_dots(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def score_scatter(table: pd.DataFrame, score: str, accuracy: str = "test_accuracy") -> Figure:
-    """A score against the accuracy that it should predict, one labeled point per network.
+def score_scatters(
+    table: pd.DataFrame, scores: Mapping[str, str], accuracy: str = "fine_tuned_accuracy"
+) -> Figure:
+    """One panel per score: score across, accuracy up, one numbered point per network.
 
     Args:
-        table: columns ``network``, ``score`` and ``accuracy``.
-        score: the column on the horizontal axis.
+        table: columns ``network``, ``accuracy`` and the scores; the numbers follow its rows.
+        scores: column and what stands above its panel.
         accuracy: the column on the vertical axis.
 
-    >>> row = {"network": "vgg16", "si": 0.4, "test_accuracy": 0.7}
-    >>> score_scatter(pd.DataFrame([row]), "si").axes[0].get_ylabel()
-    'test accuracy'
+    >>> row = {"network": "vgg16", "si": 0.4, "fine_tuned_accuracy": 0.7}
+    >>> axes = score_scatters(pd.DataFrame([row]), {"si": "SI"}).axes[0]
+    >>> axes.get_title(), axes.get_ylabel(), axes.texts[0].get_text()
+    ('SI', 'fine tuned accuracy', '1')
     """
-    figure, axes = _axes(4.8, 3.6)
-    for i, row in enumerate(table.to_dict("records")):
-        axes.scatter(
-            row[score], row[accuracy], s=55, c=COLORS[i], marker=MARKERS[i], label=row["network"]
-        )
-    axes.set(xlabel=score, ylabel=accuracy.replace("_", " "))
-    axes.margins(0.15)
-    axes.legend(frameon=False, fontsize=8)
+    across = min(3, len(scores))
+    down = -(-len(scores) // across)
+    figure = Figure(figsize=(3.1 * across + 2.0, 2.6 * down + 0.3), layout="constrained")
+    panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for axes, (score, title) in zip(panels, scores.items(), strict=False):
+        _tidy(axes)
+        axes.scatter(table[score], table[accuracy], s=22, c=COLORS[0])
+        points = table[[score, accuracy]].to_numpy(float)
+        for i, (point, spot) in enumerate(zip(points, _free_spots(points), strict=True)):
+            text = axes.annotate(str(i + 1), tuple(point), tuple(spot), textcoords="offset points")
+            text.set(fontsize=8, ha="center", va="center")
+        axes.set_title(title, fontsize=9)
+        axes.margins(0.12)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    for axes in panels[len(scores) :]:
+        axes.set_axis_off()
+    for axes in panels[::across]:
+        axes.set_ylabel(accuracy.replace("_", " "))
+    names = [f"{i + 1:>2}  {network}" for i, network in enumerate(table["network"])]
+    handles = [Line2D([], [], linestyle="") for _ in names]
+    legend = figure.legend(handles, names, loc="outside right upper", fontsize=8, handlelength=0)
+    legend.set_frame_on(False)
     return figure
 
 
@@ -335,6 +353,21 @@ def layer_lines(table: pd.DataFrame, series: str = "series") -> Figure:
     axes.set_ylim(0, min(1.02, 1.2 * max(table["value"].max(), 0.05)))
     axes.legend(frameon=False, fontsize=9)
     return figure
+
+
+def _free_spots(points: np.ndarray) -> list[np.ndarray]:
+    """Where each point's label goes, in typographic points from it: far from all the others."""
+    span = np.ptp(points, axis=0)
+    places = points / np.where(span > 0, span, 1) * (160, 110)  # about the size of a panel
+    angles = np.arange(8) * np.pi / 4
+    offsets = np.stack([9 * np.cos(angles), 8 * np.sin(angles)], axis=1)
+    taken, spots = list(places), []
+    for i, place in enumerate(places):
+        others = np.array([p for j, p in enumerate(taken) if j != i]).reshape(-1, 2)
+        gaps = np.linalg.norm((place + offsets)[:, None] - others, axis=2).min(axis=1, initial=16)
+        spots.append(offsets[gaps.argmax()])
+        taken.append(place + spots[-1])
+    return spots
 
 
 def _band(axes: Axes, rows: pd.DataFrame, x: str, color: str) -> None:

@@ -29,6 +29,8 @@ def dots():
     return table.assign(value=np.linspace(0.1, 0.9, len(table)))
 
 
+SCATTER = pd.DataFrame({"network": ["a", "b", "c"], "si": [0.1, 0.2, 0.4], "leep": [-3, -1, -2]})
+SCATTER["fine_tuned_accuracy"] = [0.5, 0.7, 0.6]
 FIGURES = {
     "neighbor_arrows": lambda: plots.neighbor_arrows(
         pd.DataFrame({"x": [0, 1], "y": [0, 1], "label": [0, 1], "same": [True, False]}).assign(
@@ -45,9 +47,7 @@ FIGURES = {
     "neighbor_strips": lambda: plots.neighbor_strips(HARDEST, IMAGES, list("abc")),
     "training_curves": lambda: plots.training_curves(history()),
     "network_dots": lambda: plots.network_dots(dots()),
-    "score_scatter": lambda: plots.score_scatter(
-        pd.DataFrame({"network": ["a", "b"], "si": [0.1, 0.2], "test_accuracy": [0.5, 0.6]}), "si"
-    ),
+    "score_scatters": lambda: plots.score_scatters(SCATTER, {"si": "SI", "leep": "LEEP"}),
     "layer_lines": lambda: plots.layer_lines(
         pd.DataFrame({"depth": [0, 1], "layer": ["f.0", "f.1"], "value": [0.1, 0.9]}).assign(
             series="trained"
@@ -102,3 +102,13 @@ def test_series_differ_in_more_than_color():
     )
     lines = plots.layer_lines(table).axes[0].lines
     assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 4
+
+
+def test_score_scatters_number_every_network_at_its_place():
+    figure = plots.score_scatters(SCATTER, {"si": "SI", "leep": "LEEP", "fine_tuned_accuracy": ""})
+    for axes, score in zip(figure.axes, ("si", "leep"), strict=False):
+        found = {text.get_text(): text.xy for text in axes.texts}
+        places = SCATTER[[score, "fine_tuned_accuracy"]].itertuples(index=False, name=None)
+        assert found == dict(zip("123", places, strict=True))
+    names = [text.get_text().split() for text in figure.legends[0].get_texts()]
+    assert names == [["1", "a"], ["2", "b"], ["3", "c"]]

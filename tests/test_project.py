@@ -45,7 +45,7 @@ LAYERS = (
     ("separation",),
     ("layers", "metric", "smoothness", "transferability"),
     ("ranking",),
-    ("html", "loading", "parameters", "progress", "provenance"),
+    ("html", "loading", "parameters", "progress", "provenance", "transfer"),
     ("execution",),
     ("report",),
     ("cli",),
