@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -235,11 +236,12 @@ def transfer_correlations(
         family = "Separation Index" if score in FAMILY else "literature"
         row = {"score": score, "kind": "baseline" if score in BASELINES else family}
         accuracies = table["fine_tuned_accuracy"].tolist()
-        ordered = table[score].nunique() > 1 and len(set(accuracies)) > 1
+        values = table[score].to_numpy(float)
+        # rounding is no order: with D ≥ N, all networks have the H-score C − 1
+        values = np.round(values / max(float(np.abs(values).max()), 1e-300), 9)
+        ordered = np.ptp(values) > 0 and len(set(accuracies)) > 1
         if ordered or len(table) < 2:  # of a single network: a clear error
-            row |= rank_correlation(
-                table[score].tolist(), accuracies, len(table) > 2, repeats=repeats, seed=seed
-            )
+            row |= rank_correlation(values.tolist(), accuracies, len(table) > 2, repeats, seed)
         rows.append(row)
     columns = ["score", "kind", "weighted_kendall", "weighted_kendall_low", "weighted_kendall_high"]
     columns += ["kendall", "spearman", "pearson", "top1_regret"]

@@ -168,6 +168,8 @@ def test_where_nothing_is_ordered_nothing_is_claimed():
     found = transfer_correlations(table.assign(fine_tuned_accuracy=[0.1, 0.2]), ["si", "leep"])
     assert found["score"].tolist() == ["leep", "si"]
     assert found["kendall"].isna().tolist() == [False, True]
+    rounded = table.assign(fine_tuned_accuracy=[0.1, 0.2], si=[4.0, 4.0 - 1e-15])
+    assert transfer_correlations(rounded, ["si"])["kendall"].isna().all()
     equal = transfer_correlations(table.assign(fine_tuned_accuracy=0.1), ["si", "leep"])
     assert equal["kendall"].isna().all()
     with pytest.raises(ValueError, match="rows differ in N"):
