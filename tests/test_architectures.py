@@ -90,7 +90,7 @@ def test_a_few_steps_of_training_lower_the_loss(name):
     losses = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # dropout
-        for _ in range(6):
+        for _ in range(6 if name != "squeezenet1_1" else 24):  # without BatchNorm it starts slowly
             loss = F.cross_entropy(model(inputs), labels)
             optimizer.zero_grad()
             loss.backward()
