@@ -9,7 +9,7 @@ without parameters in front of the last layer where there is none: it shows the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torchvision.models as tvm
 from torch import nn
@@ -103,7 +103,7 @@ def start_as_identity(model: nn.Module) -> None:
     """
     for block in model.modules():
         if isinstance(block, resnet.BasicBlock):
-            last: nn.Module = block.bn2
+            last: Any = block.bn2
         elif isinstance(block, regnet.ResBottleneckBlock):
             last = block.f.c[1]
         elif isinstance(block, mobilenetv2.InvertedResidual) and block.use_res_connect:

@@ -142,7 +142,7 @@ def _operator(stage: nn.Sequential, convs: list[nn.Conv2d]) -> str:
     return f"{'Fused-' if fused else ''}MBConv{expanded}{' + SE' if se else ''}"
 
 
-def _vgg(build: Callable[..., nn.Module], num_classes: int) -> nn.Module:
+def _vgg(build: Callable[..., Any], num_classes: int) -> nn.Module:
     with torch.device("meta"):  # torchvision's first linear layer alone would take 400 MB and 1 s
         model = build(num_classes=num_classes)
         model.avgpool = nn.Identity()  # five pools leave 1×1 of 32×32

@@ -180,7 +180,7 @@ def transfer_scores(
         index.center_si(),
     )
     others = score_table(features, data.labels, logits.double().softmax(dim=1))
-    scores = dict(zip(FAMILY, values, strict=True))
+    scores = {name: float(value) for name, value in zip(FAMILY, values, strict=True)}
     return scores | dict(zip(others["name"], others["value"], strict=True))
 
 
@@ -234,7 +234,7 @@ def transfer_correlations(
     rows = []
     for score in scores:
         family = "Separation Index" if score in FAMILY else "literature"
-        row = {"score": score, "kind": "baseline" if score in BASELINES else family}
+        row: dict[str, Any] = {"score": score, "kind": "baseline" if score in BASELINES else family}
         accuracies = table["fine_tuned_accuracy"].tolist()
         values = table[score].to_numpy(float)
         # rounding is no order: with D ≥ N, all networks have the H-score C − 1
