@@ -6,7 +6,6 @@ subsets by seed of `sampling` are offered here as well.
 
 import hashlib
 import http.client
-import io
 import tempfile
 from pathlib import Path
 
@@ -14,13 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.utils import calculate_md5, check_integrity, extract_archive
-from torchvision.transforms import functional as TF
 
+from siutils.folders import find_images, is_divided
 from siutils.images import ImageSet, Transform
 from siutils.paths import data_dir
 from siutils.sampling import balanced_subset, check_positive, train_val_split
@@ -186,69 +183,10 @@ def _existing_folder(name: str | Path) -> Path:
 
 
 def _load_folder(folder: Path, split: str, image_size: int) -> ImageSet:
-    name = folder.resolve().name
-    if not (folder / "train").is_dir():
-        classes = _class_names(folder)
-        paths, labels = _image_paths(folder, classes)
-        chosen = _fixed_split(labels, split)
-    else:
-        classes = _class_names(folder / "train")
-        part = folder / "train"
-        if split == "test":
-            part = folder / "test" if (folder / "test").is_dir() else folder / "val"
-        paths, labels = _image_paths(part, classes)
-        chosen = torch.arange(len(labels))
-    wanted = set(chosen.tolist())
-    digest = hashlib.sha256()
-    images = []
-    for i, path in enumerate(paths):
-        content = path.read_bytes()
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(content).digest())
-        if i in wanted:
-            images.append(_decoded(content, path, image_size))
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(name, stacked, labels[chosen], classes, digest.hexdigest())
-
-
-def _class_names(folder: Path) -> tuple[str, ...]:
-    found = (d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
-    classes = tuple(sorted(found))
-    if not classes:
-        raise ValueError(f"{folder} holds no class folders; put each class's images into its own")
-    return classes
-
-
-def _image_paths(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], Tensor]:
-    """All image files below the class folders, sorted, and the label of each."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder.parent} has train/, but neither test/ nor val/ beside it")
-    if unknown := set(_class_names(folder)) - set(classes):
-        raise ValueError(f"{folder} holds classes that train/ has not: {sorted(unknown)}")
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        files = sorted(
-            (p for p in (folder / name).rglob("*") if p.suffix.lower() in IMG_EXTENSIONS),
-            key=lambda p: p.as_posix(),
-        )
-        if not files:
-            raise ValueError(
-                f"{folder / name} is an empty class: no file ends in {', '.join(IMG_EXTENSIONS)}; "
-                "add images or remove the folder"
-            )
-        paths += files
-        labels += [label] * len(files)
-    return paths, torch.tensor(labels)
-
-
-def _decoded(content: bytes, path: Path, image_size: int) -> np.ndarray:
-    """uint8 (image_size, image_size, 3): shorter side resized, center-cropped."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            rgb = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no readable image: {error}") from error
-    return np.asarray(TF.center_crop(TF.resize(rgb, [image_size]), [image_size]))
+    if is_divided(folder):
+        return find_images(folder, split).load(image_size)
+    files = find_images(folder)
+    return files.load(image_size, chosen=_fixed_split(files.labels, split))
 
 
 def _fixed_split(labels: Tensor, split: str) -> Tensor:

@@ -5,6 +5,7 @@ numbers NumPy keeps stable: the same seed picks the same samples on every platfo
 seed is touched.
 """
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -76,6 +77,31 @@ def balanced_subset(labels: Tensor | ArrayLike, per_class: int, seed: int = 42) 
         )
     order, rank = _shuffled_by_class(y, counts, seed, stream=1)
     return _sorted_indices(order[rank < per_class])
+
+
+def capped_subset(labels: Tensor | ArrayLike, most: int | Sequence[int], seed: int = 42) -> Tensor:
+    """Sorted indices of at most `most` random samples of each class, without replacement.
+
+    Args:
+        labels: integers (N,).
+        most: one number for all classes, or one for each class that occurs, in ascending order.
+        seed: non-negative integer.
+
+    Raises:
+        ValueError: a number below 1, or another number of numbers than of classes.
+
+    >>> capped_subset([5, 5, 7], most=2), len(capped_subset([5, 5, 7], most=[1, 1]))
+    (tensor([0, 1, 2]), 2)
+    """
+    y = as_integers(labels, "labels").cpu().numpy()
+    _, counts = np.unique(y, return_counts=True)
+    limits = [most] * len(counts) if isinstance(most, int) else list(most)
+    for limit in limits:
+        check_positive(limit, "most")
+    if len(limits) != len(counts):
+        raise ValueError(f"most must have one number per class ({len(counts)}), got {len(limits)}")
+    order, rank = _shuffled_by_class(y, counts, seed, stream=1)
+    return _sorted_indices(order[rank < np.repeat(limits, counts)])
 
 
 def _shuffled_by_class(

@@ -35,7 +35,7 @@ LAYERS = (
         "uncertainty",
         "runs",
     ),
-    ("comparison", "curves", "family"),
+    ("comparison", "curves", "family", "folders"),
     ("cross", "data"),
     ("models", "recipes", "checkpoints"),
     ("augmentation", "feature_files", "optimization", "training_files"),
