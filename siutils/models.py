@@ -237,13 +237,7 @@ def _from_file(name: str, num_classes: int, path: Path) -> nn.Module:
             f"weights: no file {str(path)!r}; give None, {IMAGENET!r}, {IMAGENET_PACKAGE!r} or the "
             "path of a checkpoint"
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling damaged bytes can raise nearly anything
-        raise _damaged(path, error) from error
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    content = _read(path)
     state = _tensors(content, path)
     found = state.get(f"{_PARTS[name][1]}.bias", torch.empty(num_classes)).numel()
     if found != num_classes:
@@ -298,6 +292,18 @@ def _from_hub(url: str, load: Callable[..., Any]) -> tuple[dict[str, Tensor], Pa
             f"T/hub/checkpoints/{path.name}"
         ) from error
     return _tensors(content, path), path
+
+
+def _read(path: Path) -> Any:
+    """What a file holds, or what it has under "model" or "state_dict"."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling damaged bytes can raise nearly anything
+        raise _damaged(path, error) from error
+    for key in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    return content
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:

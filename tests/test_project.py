@@ -39,7 +39,7 @@ LAYERS = (
     ("cross", "data"),
     ("models", "recipes", "checkpoints"),
     ("augmentation", "feature_files", "optimization", "training_files"),
-    ("training",),
+    ("training", "zoo"),
     ("layer_names",),
     ("features",),
     ("separation",),
