@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from siutils.folder_commands import REPORT_CODES, add_layers, add_rank, failed
 from siutils.provenance import package_version
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_REPORT_CODES = """\
-exit codes:
-  0  the report is complete; the path of index.html is printed
-  1  unexpected error
-  2  wrong usage, unknown profile, unknown or mistyped parameter
-  3  the output folder cannot be created or written, or the disk is full
-  4  there is no Jupyter kernel, or it does not start
-  5  the kernel died while a cell ran
-  6  time-out
-  7  a cell raised an error
-  8  a cell did not run, or a promised file is missing
-  9  a notebook cannot be shown as an offline page
-130  interrupted
-"""
 _SCORE_NOTES = """\
 files, by suffix:
   .npz .pt      arrays named features and labels, or one array, the features
@@ -53,16 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_report(commands)
     _add_score(commands)
+    add_rank(commands)
+    add_layers(commands)
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)
     except KeyboardInterrupt:
-        return _failed(options.command, "interrupted", 130)
-    return code
-
-
-def _failed(command: str, message: str, code: int) -> int:
-    print(f"siutils {command}: error: {message}", file=sys.stderr)
+        return failed(options.command, "interrupted", 130)
     return code
 
 
@@ -72,7 +55,7 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="run the notebooks and write an HTML report",
         description="Run the notebooks with the parameters of a profile and write an offline HTML "
         "report. Nothing is run before every parameter has been checked.",
-        epilog=_REPORT_CODES,
+        epilog=REPORT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--profile", default="quick", help="parameter profile (default: quick)")
@@ -115,7 +98,7 @@ def _report(options: argparse.Namespace) -> int:
             progress=not options.quiet,
         )
     except ReportError as error:
-        return _failed("report", str(error), error.exit_code)
+        return failed("report", str(error), error.exit_code)
     print(index)
     return 0
 
@@ -152,9 +135,9 @@ def _score(options: argparse.Namespace) -> int:
     try:
         table = _score_table(options)
     except (ValueError, TypeError) as error:
-        return _failed("score", str(error), 2)
+        return failed("score", str(error), 2)
     except Exception as error:  # one line, and a code that scripts can tell from wrong input
-        return _failed("score", f"unexpected {type(error).__name__}: {error}", 1)
+        return failed("score", f"unexpected {type(error).__name__}: {error}", 1)
     if options.json:
         print(table.to_json(orient="records", indent=2, double_precision=15))
     elif options.csv:

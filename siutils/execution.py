@@ -51,9 +51,10 @@ class NotebookTimeoutError(ReportError):
 
 
 class CellError(ReportError):
-    """A cell raised an error."""
+    """A cell raised an error: ``kind`` is the name of its class, ``reason`` what it says."""
 
     exit_code = 7
+    kind = reason = ""
 
 
 class IncompleteError(ReportError):
@@ -200,8 +201,13 @@ def _quiet() -> Iterator[None]:
 def _cell_error(error: Any, where: str, kept: str) -> ReportError:
     """The error of a cell in one line; a full disk is one of the output folder."""
     full = error.ename == "OSError" and "[Errno 28]" in error.evalue
-    kind = OutputError if full else CellError
-    return kind(f"{where}: {error.ename}: {one_line(error.evalue)}; {kept}")
+    reason = one_line(error.evalue)
+    text = f"{where}: {error.ename}: {reason}; {kept}"
+    if full:
+        return OutputError(text)
+    found = CellError(text)
+    found.kind, found.reason = error.ename, reason
+    return found
 
 
 def one_line(text: object, limit: int = 400) -> str:

@@ -67,6 +67,10 @@ def class_map(table: pd.DataFrame, label: str = "SI of the class") -> Figure:
     image = axes.imshow(values, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     figure.colorbar(image, ax=axes, label=label)
     axes.set_xticks(range(len(networks)), networks)
+    if max(map(len, networks)) > 12:
+        axes.tick_params("x", rotation=30)
+        for tick in axes.get_xticklabels():
+            tick.set_horizontalalignment("left")
     axes.set_yticks(range(len(table)), table["class"])
     axes.xaxis.tick_top()
     axes.tick_params(length=0)

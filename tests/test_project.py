@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = (ROOT / "requirements.lock").read_text()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAGES = sorted((ROOT / "siutils/pages").glob("*/*.ipynb"))
 # A module imports only modules above it.
 LAYERS = (
     ("_pairs", "_sketch", "paths"),
@@ -48,6 +49,7 @@ LAYERS = (
     ("html", "loading", "parameters", "progress", "provenance", "transfer"),
     ("execution",),
     ("report",),
+    ("folder_commands",),
     ("cli",),
 )
 
@@ -111,7 +113,8 @@ def test_modules_import_only_modules_above_them():
 
 
 def test_public_functions_have_an_example():
-    machinery = {"cli", "execution", "html", "parameters", "progress", "report", "separation"}
+    machinery = {"cli", "execution", "folder_commands", "html", "parameters", "progress"}
+    machinery |= {"report", "separation"}
     for file in sorted((ROOT / "siutils").glob("[!_]*.py")):
         for node in ast.parse(file.read_text()).body:
             public = isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
@@ -119,7 +122,7 @@ def test_public_functions_have_an_example():
                 assert ">>> " in (ast.get_docstring(node) or ""), f"{file.stem}.{node.name}"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS + PAGES, ids=lambda p: p.stem)
 def test_notebooks_are_clean_short_and_define_nothing(path):
     notebook = json.loads(path.read_text())
     assert notebook["metadata"]["siutils"]["promises"]

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from browser import CHROMIUM, requests_of_page
 from sample_notebooks import code, write_notebook, write_profile, write_samples
 
 from siutils import execution
@@ -28,8 +28,6 @@ from siutils.parameters import ParameterError
 from siutils.progress import Progress
 from siutils.provenance import git_state
 from siutils.report import PageError, run_report
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -140,19 +138,6 @@ def test_sample_notebook_runs_in_plain_papermill_from_anywhere(samples, tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "tables" / "table2.csv").read_text().split() == ["epoch", "1", "2", "3"]
-
-
-def requests_of_page(page, tmp_path):
-    """Addresses that Chromium asks for on behalf of a page; its own errands have no origin."""
-    log = tmp_path / "net.json"
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += [f"--log-net-log={log}", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    events = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
-    asked = [e["url"] for e in events if e.get("initiator", "not an origin") != "not an origin"]
-    return done.stdout, [url for url in asked if url.startswith("http")]
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium installed")

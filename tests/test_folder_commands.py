@@ -1,0 +1,265 @@
+"""`siutils rank` and `siutils layers` as a newcomer runs them: real processes, files and pages."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import torchvision.models as tvm
+from browser import CHROMIUM, requests_of_page
+from digit_folders import write_digits
+
+from siutils import SeparationIndex, extract_features, layer_curve, ranking
+from siutils.cli import main
+from siutils.comparison import holm
+from siutils.folders import find_halves, find_images
+from siutils.zoo import load_model
+
+SIUTILS = Path(sys.executable).parent / "siutils"
+PUBLISHED = Path(tvm.ShuffleNet_V2_X0_5_Weights.DEFAULT.url).name
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of digits, a divided one, and weights where a download would put them."""
+    place = tmp_path_factory.mktemp("folders")
+    write_digits(place / "digits", 12)
+    write_digits(place / "divided" / "train", 10)
+    write_digits(place / "divided" / "test", 6, first=20)
+    hub = place / "torch" / "hub" / "checkpoints"
+    hub.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(tvm.shufflenet_v2_x0_5(weights=None).state_dict(), hub / PUBLISHED)
+    torch.save(tvm.squeezenet1_1(weights=None, num_classes=4).state_dict(), place / "mine.pt")
+    return place
+
+
+@pytest.fixture
+def home(place, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(place / "torch"))
+
+
+def siutils(place, *arguments):
+    """Run the command with nothing but the files of `place`, offline."""
+    offline = {"https_proxy": "http://127.0.0.1:9", "no_proxy": "", "OMP_NUM_THREADS": "1"}
+    places = {"TORCH_HOME": str(place / "torch"), "SIUTILS_CACHE": str(place / "cache")}
+    return subprocess.run(
+        [SIUTILS, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env=os.environ | offline | places,
+    )
+
+
+def error_of(done, command, code=2):
+    """The one line that says what went wrong; what else is on stderr is progress."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    *progress, line = done.stderr.splitlines()
+    assert all(shown.startswith(f"{command}  ") for shown in progress)
+    assert line.startswith(f"siutils {command}: error: ")
+    return line
+
+
+# rank
+
+
+@pytest.fixture(scope="module")
+def ranked(place):
+    models = "shufflenet_v2_x0_5,shufflenet_v2_x0_5=random,squeezenet1_1"
+    given = ["--models", models, "--weights", "squeezenet1_1=mine.pt", "--size", "64"]
+    done = siutils(place, "rank", "--data", "digits", *given, "--out", "ranked", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{place / 'ranked' / 'index.html'}\n"
+    return place / "ranked"
+
+
+LABELS = ("shufflenet_v2_x0_5", "shufflenet_v2_x0_5 (random)", "squeezenet1_1 (mine)")
+
+
+def test_rank_has_every_score_of_the_library(place, ranked, home):
+    scores = pd.read_csv(ranked / "tables" / "scores.csv", index_col="network")
+    assert set(scores.index) == {"raw pixels", *LABELS}
+    sources = {LABELS[0]: "DEFAULT", LABELS[1]: "random", LABELS[2]: place / "mine.pt"}
+    indices = {}
+    files = find_images(place / "digits")
+    for label, weights in sources.items():
+        model = load_model(label.split()[0], weights, size=64, seed=42)
+        data = files.load(64)
+        found = extract_features(model, data.images, ["penultimate", ""], pool="mean", device="cpu")
+        indices[label] = SeparationIndex(found["penultimate"], data.labels, normalize=True)
+        report = indices[label].report(2, interval=True)
+        report = report[(report["order"] != 1) | (report["index"] == "si")].set_index("index")
+        row = scores.loc[label]
+        for name, value in report["value"].items():
+            assert row[name] == pytest.approx(value), (label, name)
+        for name in ("low", "high", "chance"):
+            assert row[name] == pytest.approx(report.loc["si", name])
+        known = None if weights == "random" else found[""].softmax(1)
+        for name, value, _ in ranking.score_table(
+            found["penultimate"], data.labels, known
+        ).itertuples(index=False):
+            assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-6), (label, name)
+        assert (row["leep"] < 0) == (known is not None)
+    pairs = pd.read_csv(ranked / "tables" / "pairs.csv")
+    assert len(pairs) == 6
+    assert pairs["p_holm"].tolist() == pytest.approx(holm(pairs["p_value"].tolist()).tolist())
+    pair = pairs[pairs[["first", "second"]].isin(LABELS[:2]).all(axis=1)].iloc[0]
+    expected = indices[pair["first"]].compare(indices[pair["second"]])
+    assert (pair["wins"], pair["losses"]) == (expected.wins, expected.losses)
+    assert pair["p_value"] == pytest.approx(expected.p_value)
+    classes = pd.read_csv(ranked / "tables" / "classes.csv", index_col="class")
+    expected = indices[LABELS[0]].si(per="class").tolist()
+    assert classes.loc[list(files.classes), LABELS[0]].tolist() == pytest.approx(expected)
+
+
+def test_rank_leaves_a_run_record(ranked):
+    run = json.loads((ranked / "run.json").read_text())
+    facts = run["notebooks"]["rank"]
+    assert run["parameters"]["size"] == 64
+    assert facts["facts"]["images"] == 36
+    networks = pd.read_csv(ranked / "tables" / "networks.csv", index_col="network")
+    assert networks["source_classes"].tolist() == [1000, 0, 4]
+    assert "ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1, sha256" in networks["weights"].iloc[0]
+    assert networks["weights"].iloc[1] == "random initialization, seed 42"
+    assert networks["weights"].iloc[2].startswith("file mine.pt sha256 ")
+
+
+# layers
+
+
+@pytest.fixture(scope="module")
+def layered(place):
+    given = ["--model", "shufflenet_v2_x0_5", "--size", "64", "--out", "layered", "--quiet"]
+    done = siutils(place, "layers", "--data", "divided", *given)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{place / 'layered' / 'index.html'}\n"
+    return place / "layered"
+
+
+def test_layers_has_the_curve_of_the_library(place, layered, home):
+    model = load_model("shufflenet_v2_x0_5", size=64)
+    train, test = (half.load(64) for half in find_halves(place / "divided"))
+    assert len(train) == len(test) == 18
+    curve = layer_curve(
+        model,
+        train.images,
+        train.labels,
+        pool=[None, "mean"],
+        test=(test.images, test.labels),
+        interval=True,
+        device="cpu",
+    )
+    curve = curve[(curve["order"] == 2) | curve["index"].isin(["si", "center_si"])]
+    written = pd.read_csv(layered / "tables" / "indices.csv")
+    pd.testing.assert_frame_equal(written, curve.reset_index(drop=True), check_dtype=False)
+    table = pd.read_csv(layered / "tables" / "layers.csv")
+    assert table["layer"].tolist() == list(dict.fromkeys(curve["layer"]))
+    at = curve.query("index == 'si' and split == 'cross' and pool == 'mean'")
+    assert table["cross, mean"].tolist() == pytest.approx(at["value"].tolist())
+    assert table["features, mean"].tolist() == at["n_features"].tolist()
+    layer = table["layer"].iloc[2]
+    features = extract_features(model, test.images, [layer], pool="mean", device="cpu")[layer]
+    by_class = SeparationIndex(features, test.labels, normalize=True).si(per="class")
+    classes = pd.read_csv(layered / "tables" / "classes.csv")
+    assert classes[layer].tolist() == pytest.approx(by_class.tolist())
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium installed")
+def test_pages_are_whole_without_network(ranked, layered, tmp_path):
+    for folder, name in ((ranked, "rank"), (layered, "layers")):
+        for page in (folder / "index.html", folder / f"{name}.html"):
+            dom, asked = requests_of_page(page, tmp_path)
+            assert asked == []
+            assert "</footer>" in dom
+        promised = json.loads((folder / "run.json").read_text())["notebooks"][name]["figures"]
+        assert dom.count('<figure class="siutils-figure">') == len(promised) > 1
+
+
+# what is refused
+
+
+RANK = ["--models", "squeezenet1_1=random"]
+LAYERS = ["--model", "squeezenet1_1", "--weights", "random"]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("rank", ["--data", "gone", *RANK], "no such folder of images: "),
+        ("layers", ["--data", "gone", *LAYERS], "no such folder of images: "),
+        ("rank", ["--data", "one class", *RANK], "one class only, 'zero'"),
+        ("layers", ["--data", "empty class", *LAYERS], "nothing is an empty class"),
+        ("rank", ["--data", "few", *RANK], "class 'one' has too few images, 3; at least 5"),
+        ("layers", ["--data", "few", *LAYERS], "'one' has too few images in each half, 1; at"),
+        ("rank", ["--data", "digits", "--models", "resnet81"], "'resnet81'; the nearest are resn"),
+        ("rank", ["--data", "digits", "--models", "vgg11=x.pt"], "weights: no file 'x.pt' for vgg"),
+        ("rank", ["--data", "digits", *RANK, "--weights", "vgg11=x"], "'vgg11' is not among the"),
+        ("rank", ["--data", "digits", *RANK, "--per-class", "2"], "per-class must be at least 5"),
+        ("rank", ["--data", "digits", *RANK, "--size", "-1"], "size must not be negative, got -1"),
+        ("rank", ["--data", "digits", *RANK, "--device", "abacus"], "device must be 'auto', 'cpu'"),
+        ("layers", ["--data", "digits", *LAYERS, "--memory", "0"], "memory must be a positive"),
+        ("layers", ["--data", "digits", *LAYERS, "--pool", "max"], "pool must be None, 'mean' or"),
+        ("layers", ["--data", "digits", *LAYERS[:2], "--weights", "no.pt"], "no file 'no.pt' for"),
+    ],
+)
+def test_wrong_use_is_one_line_and_code_2(place, capsys, monkeypatch, command, arguments, message):
+    monkeypatch.chdir(place)
+    if not (place / "few").exists():
+        write_digits(place / "one class", 5, classes=1)
+        write_digits(place / "empty class", 5)
+        (place / "empty class" / "nothing").mkdir()
+        write_digits(place / "few", 3)
+    assert main([command, *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"siutils {command}: error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_rank_says_which_weights_are_missing(place):
+    given = ["--models", "shufflenet_v2_x0_5,squeezenet1_1", "--out", "failed"]
+    line = error_of(siutils(place, "rank", "--data", "digits", *given), "rank")
+    for part in ("weights: squeezenet1_1-b8a52dc0.pth is not in", "torch/hub/checkpoints", "https"):
+        assert part in line
+
+
+def test_rank_refuses_a_file_that_does_not_fit(place):
+    given = ["--models", "shufflenet_v2_x0_5=mine.pt", "--out", "failed"]
+    line = error_of(siutils(place, "rank", "--data", "digits", *given), "rank")
+    assert "mine.pt does not fit shufflenet_v2_x0_5" in line
+
+
+def test_layers_suggests_the_nearest_layers(place):
+    given = ["--model", "shufflenet_v2_x0_5", "--layers", "stage2,stage5", "--out", "failed"]
+    line = error_of(siutils(place, "layers", "--data", "digits", *given), "layers")
+    assert "the model has no layer 'stage5'; the nearest are stage" in line
+
+
+def test_layers_says_when_the_disk_is_too_small(place, tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        (place / "cache").mkdir(exist_ok=True)
+        small = place / "small"
+        small.mkdir()
+        for name in ("digits", "torch"):
+            (small / name).symlink_to(place / name)
+        (small / "cache").symlink_to(tmp_path)
+        given = ["--model", "shufflenet_v2_x0_5", "--size", "64", "--memory", "0.0001"]
+        line = error_of(
+            siutils(small, "layers", "--data", "digits", *given, "--out", "x"), "layers"
+        )
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert "bytes in" in line
+    assert "are free there" in line
+    assert "the same command goes on from there" in line
