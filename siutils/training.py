@@ -45,6 +45,7 @@ def fit(
     device: str | torch.device = "auto",
     cache: Path | None = None,
     progress: Callable[[str], None] | None = None,
+    snapshots: dict[int, dict[str, Tensor]] | None = None,
 ) -> pd.DataFrame:
     """Train a model in place; it ends in eval mode with the weights of the best epoch.
 
@@ -66,6 +67,8 @@ def fit(
             recipe, seed, kind of device and code is loaded instead of trained again, an unfinished
             one resumed after the last epoch that was stored.
         progress: called with one line of text after each epoch.
+        snapshots: a dictionary that has epochs as keys, from 1; the weights after these epochs
+            become its values.
 
     Returns:
         One row per epoch: epoch (from 1), lr (mean over its steps), train_loss and train_accuracy
@@ -73,7 +76,8 @@ def fit(
         of its larger part counts), val_loss, val_accuracy, seconds.
 
     Raises:
-        ValueError: labels the model has no output for, or batches of one image with BatchNorm.
+        ValueError: labels the model has no output for, batches of one image with BatchNorm, or a
+            snapshot of an epoch that there is not.
         RuntimeError: the loss is not finite, or a checkpoint is damaged.
         OSError: a checkpoint cannot be written; the previous one is intact.
 
@@ -87,7 +91,10 @@ def fit(
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     recipe = dataclasses.replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
-    device = resolve_device(device)
+    device, snapshots = resolve_device(device), {} if snapshots is None else snapshots
+    for epoch in snapshots:
+        if not 1 <= epoch <= recipe.epochs:
+            raise ValueError(f"snapshots must have keys from 1 to {recipe.epochs}, got {epoch!r}")
     model.transform = transform  # type: ignore[assignment]
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     _check_outputs(model, train, "train", device)
@@ -95,11 +102,13 @@ def fit(
     _check_batches(model, recipe, len(train))
     files = None
     if cache is not None:
-        files = RunFiles(Path(cache), model, train, val, recipe, seed, device)
+        files = RunFiles(Path(cache), model, train, val, recipe, seed, device, tuple(snapshots))
 
     optimizer = make_optimizer(model, recipe)
     average = WeightAverage(model, recipe.average) if recipe.average else None
     history, best = _resume(files, model, average, optimizer, recipe)
+    if files is not None:
+        snapshots.update((e, files.snapshot(e)) for e in snapshots if e <= len(history))
     images, labels = train.images.to(device), train.labels.to(device)
     kept = model if average is None else average.network
     with _private_random_state(device):
@@ -112,12 +121,15 @@ def fit(
             _check_finite(row)
             history.append(row)
             if not best or row["val_accuracy"] >= best["val_accuracy"]:
-                weights = {name: value.clone() for name, value in kept.state_dict().items()}
                 best = {
                     "epoch": epoch + 1,
                     "val_accuracy": row["val_accuracy"],
-                    "model": weights,
+                    "model": _copy_of_weights(kept),
                 }
+            if epoch + 1 in snapshots:
+                snapshots[epoch + 1] = _copy_of_weights(kept)
+                if files is not None:
+                    files.save_snapshot(epoch + 1, snapshots[epoch + 1])
             if files is not None:
                 last = _state(model, average, optimizer, history, recipe)
                 files.save(last, best, finished=epoch + 1 == recipe.epochs)
@@ -318,6 +330,10 @@ def _resume(
         if average is not None:
             average.network.load_state_dict(last["average"])
     return last["history"], best
+
+
+def _copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def _transform_of(model: nn.Module) -> Transform:

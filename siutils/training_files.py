@@ -26,8 +26,8 @@ _CODE = (
 class RunFiles:
     """The folder of a run, named by a key of everything that determines the run's result.
 
-    It holds `meta.json`, `history.csv`, `best.pt` (weights of the best epoch so far) and `last.pt`
-    (what the next epoch starts from).
+    It holds `meta.json`, `history.csv`, `best.pt` (weights of the best epoch so far), `last.pt`
+    (what the next epoch starts from) and `epochN.pt` (weights after the epochs to be kept).
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class RunFiles:
         recipe: Recipe,
         seed: int,
         device: torch.device,
+        snapshots: tuple[int, ...] = (),
     ) -> None:
         facts = {
             "model": type(model).__name__,
@@ -54,7 +55,8 @@ class RunFiles:
         }
         code = tuple(Path(__file__).with_name(f"{name}.py") for name in _CODE)
         content = (train.images, train.labels, val.images, val.labels)
-        key = fingerprint(facts, code, repr(model), model.state_dict(), content)
+        kept = tuple(sorted(snapshots))
+        key = fingerprint(facts, code, repr(model), model.state_dict(), content, kept)
         self.folder, self.device = cache / "training" / key, device
         self._next_save = 0.0
         self._best_epoch: int | None = None  # in best.pt, as far as this process knows
@@ -91,3 +93,11 @@ class RunFiles:
         )
         keys = ("model", "average", "optimizer", "history")
         return load_checkpoint(self.folder / "last.pt", keys, self.device), best
+
+    def save_snapshot(self, epoch: int, weights: dict[str, torch.Tensor]) -> None:
+        """Keep the weights after an epoch; to be called before `save`."""
+        save_checkpoint({"model": weights}, self.folder / f"epoch{epoch}.pt")
+
+    def snapshot(self, epoch: int) -> dict[str, torch.Tensor]:
+        """The weights after an epoch that was kept."""
+        return load_checkpoint(self.folder / f"epoch{epoch}.pt", ("model",), self.device)["model"]

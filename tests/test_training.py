@@ -290,6 +290,32 @@ def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
     assert best["val_accuracy"] == history["val_accuracy"].max()
 
 
+def test_snapshots_hold_the_weights_after_their_epochs(tmp_path):
+    model, history = fitted(recipe=QUICK)
+    for cache in (None, tmp_path, tmp_path):  # the last one is loaded
+        snapshots = {2: {}, 4: {}}
+        same, again = fitted(cache=cache, snapshots=snapshots)
+        assert same_weights(model, same)
+        assert_same_history(history, again)
+        for epoch, weights in snapshots.items():
+            copy = small_net()
+            copy.load_state_dict(weights)
+            copy.transform = HALF
+            accuracy = evaluate(copy, stripes(30, seed=1), device="cpu")["accuracy"]
+            assert accuracy == history["val_accuracy"][epoch - 1]
+    assert not torch.equal(snapshots[2]["0.weight"], snapshots[4]["0.weight"])
+    stopped = {2: {}, 4: {}}
+    with pytest.raises(Stop):
+        fitted(cache=tmp_path / "stopped", snapshots=stopped, progress=stop_after(3))
+    assert (len(stopped[2]), len(stopped[4])) == (len(snapshots[2]), 0)
+    resumed = {2: {}, 4: {}}
+    fitted(cache=tmp_path / "stopped", snapshots=resumed)
+    for epoch in (2, 4):
+        assert all(torch.equal(resumed[epoch][k], v) for k, v in snapshots[epoch].items())
+    with pytest.raises(ValueError, match="keys from 1 to 4, got 5"):
+        fitted(snapshots={5: {}})
+
+
 def test_whatever_changes_the_result_is_another_run(tmp_path):
     train, val = stripes(49), stripes(30, seed=1)
     other_image = train.images.clone()
