@@ -9,13 +9,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from siutils import features as _features
-from siutils.checkpoints import fingerprint, replacing
+from siutils.checkpoints import fingerprint, load_checkpoint, replacing, save_checkpoint
+from siutils.cross import CrossSeparation
 from siutils.data import Transform
 from siutils.devices import resolve_device
 from siutils.feature_files import check_room, free_bytes, job_file, memory_map, write_header
@@ -29,7 +31,10 @@ from siutils.separation import (
     moments,
     rescale,
 )
+from siutils.transitions import LayerSamples
+from siutils.uncertainty import Lists
 
+CPU = torch.device("cpu")
 _CODE = (  # modules that determine scores
     *("_pairs", "_screen", "_sketch", "cross", "family", "indices", "layers", "neighbors"),
     *("separation", "uncertainty"),
@@ -93,30 +98,83 @@ def layer_curve(
     >>> table.loc[table["index"] == "si", ["depth", "layer", "value"]].round(2).to_numpy().tolist()
     [[0, '0', 0.67], [1, '1', 0.0]]
     """
-    if not memory > 0:
-        raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
-    device = resolve_device(device)
+    how = _how(order, normalize, interval, device, batch_size, memory)
+    return _layer_scores(model, (images, labels), test, layers, pool, transform, cache, how).table
+
+
+class LayerScores(NamedTuple):
+    """The table of :func:`layer_curve`, and each sample's values by layer, pool and split.
+
+    The keys are as in the table; without a second set the split is ``train``.
+    """
+
+    table: pd.DataFrame
+    samples: dict[tuple[str, str, str], LayerSamples]
+
+    def of(self, split: str = "train", pool: str = "flattened") -> dict[str, LayerSamples]:
+        """Layer → its samples in one split and pool, in the order of the layers."""
+        return {key[0]: found for key, found in self.samples.items() if key[1:] == (pool, split)}
+
+
+def layer_scores(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    layers: str | Sequence[str] = "stages",
+    *,
+    order: int = 2,
+    normalize: bool = True,
+    transform: Transform | None = None,
+    batch_size: int = 256,
+    device: str | torch.device = "auto",
+    cache: Path | None = None,
+    pool: Pool | Sequence[Pool] = None,
+    memory: float = 4e9,
+    test: tuple[Tensor, Tensor] | None = None,
+    interval: bool = False,
+) -> LayerScores:
+    """As :func:`layer_curve`, with what paired tests between layers need; see `transitions`.
+
+    >>> model, images = nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-9.0], [1.0], [0.0]])
+    >>> scores = layer_scores(model, images, torch.tensor([0, 1, 1]), ["0", "1"], device="cpu")
+    >>> {layer: found.separated.tolist() for layer, found in scores.of("train").items()}
+    {'0': [False, True, True], '1': [False, False, False]}
+    """
+    how = _how(order, normalize, interval, device, batch_size, memory, samples=True)
+    return _layer_scores(model, (images, labels), test, layers, pool, transform, cache, how)
+
+
+def _layer_scores(
+    model: nn.Module,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor] | None,
+    layers: str | Sequence[str],
+    pool: Pool | Sequence[Pool],
+    transform: Transform | None,
+    cache: Path | None,
+    how: _How,
+) -> LayerScores:
     sources = [
         _Source.of(model, *given, transform, which)
-        for which, given in {"": (images, labels), "test ": test}.items()
+        for which, given in {"": train, "test ": test}.items()
         if given is not None
     ]
-    how = _How(order, normalize, interval, device, batch_size, memory)
     if isinstance(layers, str):
-        layers = layer_names(model, layers, sources[0].inputs(device))
+        layers = layer_names(model, layers, sources[0].inputs(how.device))
     layers, pools = check_names(model, layers), check_pools(pool)
     jobs = [(layer, p) for layer in layers for p in pools]
     with _workplace(cache) as folder:
         finished = _score_jobs(model, sources, jobs, how, folder, cache is not None)
-    parts = []
-    for depth, layer in enumerate(layers):
-        for p in pools:
-            table = finished[layer, p]
-            table.insert(0, "layer", layer)
-            table.insert(1, "depth", depth)
-            table.insert(2, "pool", pool_name(p))
-            parts.append(table)
-    return pd.concat(parts, ignore_index=True)
+    parts: list[pd.DataFrame] = []
+    samples: dict[tuple[str, str, str], LayerSamples] = {}
+    for layer, p in jobs:
+        table, found = finished[layer, p]
+        table.insert(0, "layer", layer)
+        table.insert(1, "depth", layers.index(layer))
+        table.insert(2, "pool", pool_name(p))
+        parts.append(table)
+        samples |= {(layer, pool_name(p), split): s for split, s in found.items()}
+    return LayerScores(pd.concat(parts, ignore_index=True), samples)
 
 
 @dataclass(frozen=True)
@@ -129,11 +187,29 @@ class _How:
     device: torch.device
     batch_size: int
     memory: float
+    samples: bool  # whether each sample's values are wanted
 
     @property
     def copies(self) -> int:
         """Float64 copies of a layer in the memory of the CPU."""
         return int(self.normalize and self.device.type == "cpu")
+
+
+def _how(
+    order: int,
+    normalize: bool,
+    interval: bool,
+    device: str | torch.device,
+    batch_size: int,
+    memory: float,
+    samples: bool = False,
+) -> _How:
+    if not memory > 0:
+        raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
+    return _How(order, normalize, interval, resolve_device(device), batch_size, memory, samples)
+
+
+_Scored = tuple[pd.DataFrame, dict[str, LayerSamples]]  # of one layer; samples by split
 
 
 @dataclass(frozen=True)
@@ -179,24 +255,26 @@ def _workplace(cache: Path | None) -> Iterator[Path]:
 
 def _score_jobs(
     model: nn.Module, sources: list[_Source], jobs: list[Job], how: _How, root: Path, keep: bool
-) -> dict[Job, pd.DataFrame]:
-    """A table for each job: from the folder, if it has it, or scored and, to be kept, put there."""
+) -> dict[Job, _Scored]:
+    """Scores of each job: from the folder, if it has them, or made and, to be kept, put there."""
     keys, rows = [str(i) for i in range(len(sources))], None
     if keep:
         keys = [_features.features_key(model, s.images, s.transform, how.device) for s in sources]
         rows = root / "layers" / _scores_key(keys, sources, how)
     folders = [root / "features" / key for key in keys]
-    finished: dict[Job, pd.DataFrame] = {}
+    finished: dict[Job, _Scored] = {}
     if rows is not None:
         files = {job: job_file(rows, job, "json") for job in jobs}
-        finished = {job: _read_rows(file) for job, file in files.items() if file.exists()}
+        finished = {
+            job: _read_scores(file, how.samples) for job, file in files.items() if file.exists()
+        }
     todo = [job for job in jobs if job not in finished]
     try:
         for step in _steps(model, sources, todo, how, folders, keep) if todo else ():
-            for job, table in _score_step(model, sources, step, how, folders):
+            for job, scored in _score_step(model, sources, step, how, folders):
                 if rows is not None:
-                    _write_rows(table, job_file(rows, job, "json"))
-                finished[job] = table
+                    _write_scores(scored, job_file(rows, job, "json"))
+                finished[job] = scored
     except Exception as error:
         if rows is not None and finished:
             error.add_note(
@@ -236,7 +314,7 @@ def _steps(
 
 def _score_step(
     model: nn.Module, sources: list[_Source], step: Step, how: _How, folders: list[Path]
-) -> Iterator[tuple[Job, pd.DataFrame]]:
+) -> Iterator[tuple[Job, _Scored]]:
     features = [
         source.features(model, step.jobs, how, folder if step.files else None)
         for source, folder in zip(sources, folders, strict=True)
@@ -247,34 +325,47 @@ def _score_step(
         size = sum(4 * part.numel() for part in parts)
         if how.copies and is_large(size, how.copies, how.memory):
             with tempfile.TemporaryDirectory(prefix="scaled-", dir=folders[0]) as scratch:
-                table = _score(parts, labels, how, Path(scratch))
+                scored = _score(parts, labels, how, Path(scratch))
         else:
-            table = _score(parts, labels, how)
+            scored = _score(parts, labels, how)
         del parts
         if step.files and not step.keep:
             for folder in folders:
                 job_file(folder, job).unlink(missing_ok=True)
-        yield job, table
+        yield job, scored
 
 
 def _score(
     parts: list[Tensor], labels: list[Tensor], how: _How, scratch: Path | None = None
-) -> pd.DataFrame:
+) -> _Scored:
     """Every report of a layer; with a folder `scratch` the scaled features lie there."""
     scale = moments(parts[0]) if scratch else None
-    tables = {}
+    tables, samples = {}, {}
     index = _index(parts[0], labels[0], how, scratch)
-    tables["train"] = index.report(how.order, how.interval)
+    tables["train"], samples["train"] = _report(index, how)
     if len(parts) == 1:
-        return tables["train"].assign(normalize=how.normalize)
+        return tables["train"].assign(normalize=how.normalize), samples if how.samples else {}
     queries = parts[1] if scale is None or scratch is None else _rescaled(parts[1], scale, scratch)
-    cross = index.cross(queries, labels[1]).report(how.order, how.interval)
-    del index, queries  # before the next copy is made
-    tables["test"] = _index(parts[1], labels[1], how, scratch).report(how.order, how.interval)
-    tables["cross"] = cross
+    cross = index.cross(queries, labels[1])
+    cross_scores = _report(cross, how)
+    del index, queries, cross  # before the next copy is made
+    tables["test"], samples["test"] = _report(_index(parts[1], labels[1], how, scratch), how)
+    tables["cross"], samples["cross"] = cross_scores
     for name, table in tables.items():
         table.insert(0, "split", name)
-    return pd.concat(tables.values(), ignore_index=True).assign(normalize=how.normalize)
+    table = pd.concat(tables.values(), ignore_index=True).assign(normalize=how.normalize)
+    return table, samples if how.samples else {}
+
+
+def _report(
+    index: SeparationIndex | CrossSeparation, how: _How
+) -> tuple[pd.DataFrame, LayerSamples]:
+    lists = None
+    if how.samples and isinstance(index, SeparationIndex):
+        index._lists(how.order)  # one search, deep enough for all
+        lists = index._lists(1)
+    table = index.report(how.order, how.interval)
+    return table, LayerSamples(index._labels, torch.as_tensor(index.si(per="sample")) == 1, lists)
 
 
 def _index(features: Tensor, labels: Tensor, how: _How, scratch: Path | None) -> SeparationIndex:
@@ -300,18 +391,27 @@ def _rescaled(features: Tensor, scale: tuple[Tensor, Tensor], folder: Path) -> T
 def _scores_key(keys: list[str], sources: list[_Source], how: _How) -> str:
     code = tuple(Path(__file__).with_name(f"{name}.py") for name in _CODE)
     labels = tuple(source.labels for source in sources)
-    return fingerprint(tuple(keys), labels, how.order, how.normalize, how.interval, code)
+    given = how.order, how.normalize, how.interval, how.samples
+    return fingerprint(tuple(keys), labels, given, code)
 
 
-def _write_rows(table: pd.DataFrame, file: Path) -> None:
+def _write_scores(scored: _Scored, file: Path) -> None:
+    table, samples = scored
+    if samples:
+        parts = {k: (*s[:2], s.lists and tuple(s.lists)) for k, s in samples.items()}
+        save_checkpoint({"samples": parts}, file.with_suffix(".pt"))
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(table.to_dict("list")))  # Python's floats, to the last bit
 
 
-def _read_rows(file: Path) -> pd.DataFrame:
+def _read_scores(file: Path, with_samples: bool) -> _Scored:
     try:
-        return pd.DataFrame(json.loads(file.read_text()))
+        table = pd.DataFrame(json.loads(file.read_text()))
     except ValueError as error:
         raise RuntimeError(
             f"cannot read the scores {file}: {error}. Delete this file to compute them again"
         ) from error
+    if not with_samples:
+        return table, {}
+    parts = load_checkpoint(file.with_suffix(".pt"), ("samples",), CPU)["samples"]
+    return table, {k: LayerSamples(y, s, x and Lists(*x)) for k, (y, s, x) in parts.items()}

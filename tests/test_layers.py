@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from siutils import SeparationIndex, layer_curve
+from siutils.layers import layer_scores
+from siutils.transitions import compare_layers
 
 LAYERS = ["0", "1", "2", "3"]
 
@@ -205,3 +207,47 @@ def test_wrong_labels_are_an_error_before_the_work_starts(network):
     with pytest.raises(TypeError, match="labels must be integers"):
         layer_curve(network, images, labels.float(), LAYERS, device="cpu")
     assert not calls
+
+
+# Each sample's values
+
+
+@pytest.mark.parametrize("memory", [4e9, 1.01 * ONE, 1])
+def test_samples_of_each_layer_serve_the_same_tests_as_separation_indices(
+    network, tmp_path, memory
+):
+    images, labels = data(90)
+    first, second = (images[:60], labels[:60]), (images[60:] * 2, labels[60:])
+    options = {"device": "cpu", "order": 3, "pool": [None, "mean"], "memory": memory}
+    expected = layer_curve(network, *first, ["0", "2"], test=second, **options)
+    for _ in range(2):  # scored, then read
+        table, samples = layer_scores(
+            network, *first, ["0", "2"], test=second, cache=tmp_path, **options
+        )
+        assert table.equals(expected)
+        assert len(samples) == 2 * 2 * 3
+        indices = {}
+        for layer in ("0", "2"):
+            with torch.no_grad():
+                x, z = (network[: int(layer) + 1](s[0]).flatten(1) for s in (first, second))
+            train = SeparationIndex(x, first[1], normalize=True)
+            test = SeparationIndex(z, second[1], normalize=True)
+            indices[layer] = {"train": train, "test": test, "cross": train.cross(z, second[1])}
+            for split, index in indices[layer].items():
+                found = samples[layer, "flattened", split]
+                assert torch.equal(found.separated, index.si(per="sample") == 1)
+                assert torch.equal(found.labels, second[1] if split != "train" else first[1])
+        for split in ("train", "test"):
+            pair = [samples[layer, "flattened", split] for layer in ("0", "2")]
+            compared = compare_layers(*pair)
+            assert compared[:-1] == indices["0"][split].compare(indices["2"][split])[:-1]
+        assert samples["0", "mean", "cross"].lists is None
+
+
+def test_samples_of_a_single_set_and_a_damaged_file(network, tmp_path):
+    _, samples = layer_scores(network, *data(), ["3"], device="cpu", cache=tmp_path)
+    assert list(samples) == [("3", "flattened", "train")]
+    (file,) = tmp_path.rglob("3.pt")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(RuntimeError, match=r"cannot load the checkpoint .*3\.pt"):
+        layer_scores(network, *data(), ["3"], device="cpu", cache=tmp_path)

@@ -27,6 +27,7 @@ LAYERS = (
     (
         "_spectrum",
         "images",
+        "layer_plots",
         "layer_plan",
         "network_plots",
         "network_tables",
@@ -37,8 +38,8 @@ LAYERS = (
         "runs",
     ),
     ("comparison", "curves", "family", "folders"),
-    ("cross", "data"),
-    ("models", "recipes", "checkpoints"),
+    ("cross", "data", "transitions"),
+    ("dips", "models", "recipes", "checkpoints"),
     ("augmentation", "feature_files", "optimization", "training_files"),
     ("training", "zoo"),
     ("layer_names",),

@@ -1,0 +1,218 @@
+"""Transitions between layers equal what loops over samples and layers say."""
+
+import numpy as np
+import pytest
+import torch
+
+from siutils import SeparationIndex
+from siutils.comparison import sign_test
+from siutils.dips import findings, sentence
+from siutils.transitions import (
+    STATES,
+    LayerSamples,
+    class_arrival,
+    compare_layers,
+    flows,
+    paired_tests,
+    settled_at,
+    shortest_prefix,
+)
+
+
+def random_separation(n_layers, n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    rate = torch.linspace(0.3, 0.9, n_layers)[:, None]
+    return torch.rand(n_layers, n, generator=generator) < rate
+
+
+def samples_of(separated, labels=None):
+    y = torch.zeros(separated.shape[-1]).long() if labels is None else labels
+    return LayerSamples(y, separated, None)
+
+
+# Naive oracles
+
+
+def settled_by_loop(separated):
+    n_layers, n = separated.shape
+    found = []
+    for i in range(n):
+        good = [d for d in range(n_layers + 1) if all(separated[e, i] for e in range(d, n_layers))]
+        found.append(min(good))
+    return found
+
+
+def state_by_loop(column, depth):
+    here, at_end = bool(column[depth]), bool(column[-1])
+    if here:
+        return "for good" if all(column[depth:]) else "for now"
+    return "not yet" if at_end else "not at the end"
+
+
+@pytest.mark.parametrize(("n_layers", "n"), [(1, 5), (2, 40), (8, 60)])
+@pytest.mark.parametrize("seed", range(3))
+def test_settling_and_flows_equal_loops(n_layers, n, seed):
+    separated = random_separation(n_layers, n, seed)
+    before = separated.clone()
+    assert settled_at(separated).tolist() == settled_by_loop(separated)
+    table = flows(separated, [f"layer {d}" for d in range(n_layers)])
+    for depth, row in table.iterrows():
+        states = [state_by_loop(separated[:, i], depth) for i in range(n)]
+        for state in STATES:
+            assert row[state] == pytest.approx(states.count(state) / n)
+        moves = [
+            (bool(separated[depth, i]), bool(separated[max(depth - 1, 0), i])) for i in range(n)
+        ]
+        assert row["gained"] == pytest.approx(moves.count((True, False)) / n)
+        assert row["lost"] == pytest.approx(moves.count((False, True)) / n)
+    si = separated.double().mean(1).numpy()
+    np.testing.assert_allclose(table["for good"] + table["for now"], si)
+    np.testing.assert_allclose(table[list(STATES)].sum(axis=1), 1)
+    np.testing.assert_allclose(np.diff(si), (table["gained"] - table["lost"])[1:])
+    assert torch.equal(separated, before)
+
+
+@pytest.mark.parametrize("labels", [[3, -7] * 20, [0] * 39 + [100], list(range(40))])
+def test_class_arrival_equals_a_loop(labels):
+    labels, settled = torch.tensor(labels), settled_at(random_separation(5, 40, 1))
+    table = class_arrival(settled, labels, 5).set_index("label")
+    assert sorted(table.index) == sorted(set(labels.tolist()))
+    assert (table["mean_depth"].diff().dropna() <= 0).all()
+    for label, row in table.iterrows():
+        own = [int(s) for s, y in zip(settled, labels, strict=True) if y == label]
+        assert row["n"] == len(own)
+        assert row["mean_depth"] == pytest.approx(sum(own) / len(own))
+        assert row["never"] == pytest.approx(own.count(5) / len(own))
+        arrived = [d for d in range(6) if 2 * sum(s <= d for s in own) >= len(own)]
+        assert row["half"] == arrived[0]
+
+
+# Paired tests
+
+
+def two_layers(n=150, shift=0.0):
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(n) % 5 * 3 - 4  # gaps, negative
+    first = torch.randn(n, 6, generator=generator) + labels[:, None] / 4 + shift
+    second = first + 0.7 * torch.randn(n, 6, generator=generator)
+    return [SeparationIndex(x, labels, normalize=True, device="cpu") for x in (first, second)]
+
+
+def kept(index):
+    return LayerSamples(index._labels, index.si(per="sample") == 1, index._lists(1))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1000.0])
+def test_layers_are_compared_as_separation_indices_are(shift):
+    first, second = two_layers(shift=shift)
+    expected = first.compare(second)
+    found = compare_layers(kept(first), kept(second))
+    assert found[:-1] == expected[:-1]
+    assert found.classes.equals(expected.classes)
+    (row,) = paired_tests({"a": (kept(second), kept(first))}).to_dict("records")
+    assert (row["after"], row["before"]) == (expected.value, expected.other)
+    assert (row["gained"], row["lost"]) == (expected.wins, expected.losses)
+    assert (row["p_value"], row["low"], row["high"]) == (
+        expected.p_value,
+        expected.low,
+        expected.high,
+    )
+
+
+def test_across_two_sets_the_design_effect_is_one():
+    first, second = (samples_of(s) for s in random_separation(2, 80, 0))
+    found = compare_layers(first, second)
+    wins = int((first.separated & ~second.separated).sum())
+    losses = int((second.separated & ~first.separated).sum())
+    assert (found.design_effect, found.wins, found.losses) == (1.0, wins, losses)
+    assert found.p_value == sign_test(wins, losses, mid=True)
+
+
+def test_verdicts_are_corrected_for_their_number():
+    before, better = samples_of(torch.zeros(8).bool()), samples_of(torch.arange(8) < 6)
+    alone = paired_tests({"a": (before, better)})
+    assert alone["verdict"].tolist() == ["rises"]  # p = 1/64
+    many = paired_tests({str(i): (before, better) for i in range(9)})
+    assert set(many["verdict"]) == {"unclear"}
+    down = paired_tests({"a": (better, before)})
+    assert (down["verdict"].item(), down["change"].item()) == ("falls", -0.75)
+
+
+def test_layers_of_other_samples_are_refused():
+    first = samples_of(torch.ones(4).bool(), torch.tensor([0, 0, 1, 1]))
+    with pytest.raises(ValueError, match="labels differ"):
+        compare_layers(first, samples_of(torch.ones(4).bool()))
+    index = two_layers()[0]
+    across = LayerSamples(index._labels, torch.ones(index.n).bool(), None)
+    with pytest.raises(ValueError, match="both be scored within one set"):
+        compare_layers(kept(index), across)
+    with pytest.raises(ValueError, match="at least one pair"):
+        paired_tests({})
+    with pytest.raises(ValueError, match="bool"):
+        settled_at(torch.ones(2, 3))
+    with pytest.raises(ValueError, match="2 names"):
+        flows(torch.ones(2, 3).bool(), ["a"])
+    with pytest.raises(ValueError, match="labels must be"):
+        class_arrival(torch.ones(3).long(), torch.ones(2).long(), 2)
+
+
+# The shortest prefix
+
+
+def prefix_of(counts, reference, n=200):
+    parts = {f"layer {d}": samples_of(torch.arange(n) < k) for d, k in enumerate(counts)}
+    return shortest_prefix(parts, f"layer {reference}")
+
+
+@pytest.mark.parametrize(
+    ("counts", "reference", "expected"),
+    [
+        ([20, 100, 180, 182, 181], 3, 2),
+        ([180, 20, 181, 182], 3, 2),  # not worse at first, but a later layer is
+        ([182, 182, 182], 2, 0),
+        ([20, 60, 100], 2, 2),
+        ([100, 20], 0, 0),
+    ],
+)
+def test_the_prefix_ends_where_nothing_behind_it_is_worse(counts, reference, expected):
+    layer, tests = prefix_of(counts, reference)
+    assert layer == f"layer {expected}"
+    assert len(tests) == reference
+    if reference:
+        worse = tests["verdict"] == "rises"
+        assert not worse[expected:].any()
+        assert expected == 0 or worse[expected - 1]
+        np.testing.assert_allclose(tests["after"], counts[reference] / 200)
+
+
+def test_an_unknown_reference_is_refused():
+    with pytest.raises(ValueError, match="reference must be one of layer 0, layer 1"):
+        prefix_of([1, 2], 7)
+
+
+# What it means
+
+
+@pytest.mark.parametrize(
+    ("baseline", "without", "expected"),
+    [
+        ("falls", ["falls", "unclear"], "too (c0): it is not needed"),
+        ("falls", ["falls", "rises"], "(c0) or becomes a rise (c1): it depends"),
+        ("falls", ["rises", "unclear"], "SI rises (c0): it may be the reason"),
+        ("falls", ["unclear"], "no change is shown: it may contribute"),
+        ("unclear", ["falls", "rises"], "SI falls (c0), with it no fall is shown"),
+        ("rises", ["unclear", "rises"], "nothing to explain"),
+    ],
+)
+def test_findings_follow_from_the_verdicts(baseline, without, expected):
+    cases = {"base": baseline} | {f"c{i}": verdict for i, verdict in enumerate(without)}
+    n = 200
+    base, up, down = (samples_of(torch.arange(n) < k) for k in (100, 150, 50))
+    pairs = {"falls": (base, down), "rises": (base, up), "unclear": (base, base)}
+    tests = paired_tests({name: pairs[verdict] for name, verdict in cases.items()})
+    assert dict(zip(tests["case"], tests["verdict"], strict=True)) == cases
+    (found,) = findings(tests, "base", {"x": [c for c in cases if c != "base"]})["finding"]
+    assert expected in found
+    assert "p < 0.001" in sentence(tests.to_dict("records")[0]) or baseline == "unclear"
+    with pytest.raises(KeyError, match="nowhere"):
+        findings(tests, "base", {"x": ["nowhere"]})
