@@ -18,8 +18,8 @@ from siutils.plots import COLORS, LINES, MARKERS
 
 _AREAS = {  # state → fill, hatching, name; from the bottom up
     "for good": ("#2B5C8A", "", "separated for good"),
-    "for now": ("#86B4D9", "////", "separated for now"),
-    "not yet": ("#E3E3E3", "....", "not yet separated"),
+    "for now": ("#86B4D9", "//", "separated for now"),
+    "not yet": ("#E3E3E3", "..", "not yet separated"),
     "not at the end": ("#FFFFFF", "", "not separated at the end"),
 }
 _SIGNS = {"falls": ("v", "#D55E00"), "rises": ("^", "#009E73"), "unclear": ("o", "#FFFFFF")}
