@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from siutils.checkpoints import fingerprint, replacing
+from siutils.checkpoints import fingerprint, package_of, replacing
 from siutils.devices import resolve_device
 from siutils.feature_files import check_room, job_file, memory_map, write_header
 from siutils.layer_names import check_names
@@ -295,6 +295,7 @@ def features_key(
         raise ValueError(
             f"a cache needs a transform whose repr() says what it does, got {transform!r}"
         )
-    facts = (device.type, torch.__version__, torchvision.__version__, repr(transform))
+    versions = package_of(model), torch.__version__, torchvision.__version__
+    facts = (device.type, versions, repr(transform))
     code = tuple(Path(__file__).with_name(f"{name}.py") for name in _CODE)
     return fingerprint(facts, code, repr(model), model.state_dict(), images)

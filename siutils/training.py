@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from siutils.augmentation import augment, cutmix, trivial_augment
+from siutils.checkpoints import load_weights
 from siutils.data import ImageSet, Transform
 from siutils.devices import resolve_device
 from siutils.optimization import WeightAverage, make_optimizer, mixed_loss
@@ -67,8 +68,8 @@ def fit(
             recipe, seed, kind of device and code is loaded instead of trained again, an unfinished
             one resumed after the last epoch that was stored.
         progress: called with one line of text after each epoch.
-        snapshots: a dictionary that has epochs as keys, from 1; the weights after these epochs
-            become its values.
+        snapshots: a dictionary that has epochs as keys, from 1; the weights that are validated
+            after these epochs, on the device, become its values. Other epochs are another run.
 
     Returns:
         One row per epoch: epoch (from 1), lr (mean over its steps), train_loss and train_accuracy
@@ -135,7 +136,7 @@ def fit(
                 files.save(last, best, finished=epoch + 1 == recipe.epochs)
             if progress is not None:
                 progress(_progress_line(row, recipe.epochs))
-    model.load_state_dict(best["model"])
+    load_weights(model, best["model"])
     model.eval()
     return pd.DataFrame(history)
 
@@ -325,10 +326,10 @@ def _resume(
         return [], {}
     last, best = stored
     if len(last["history"]) < recipe.epochs:
-        model.load_state_dict(last["model"])
+        load_weights(model, last["model"])
         optimizer.load_state_dict(last["optimizer"])
         if average is not None:
-            average.network.load_state_dict(last["average"])
+            load_weights(average.network, last["average"])
     return last["history"], best
 
 

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
-from siutils.checkpoints import fingerprint, load_checkpoint, replacing, save_checkpoint
+from siutils.checkpoints import fingerprint, load_checkpoint, package_of, replacing, save_checkpoint
 from siutils.data import ImageSet
 from siutils.recipes import Recipe
 
@@ -50,6 +50,7 @@ class RunFiles:
             "transform": repr(model.transform),
             "seed": seed,
             "device": device.type,
+            "package": package_of(model),
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
         }

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from siutils.checkpoints import load_weights
 from siutils.data import ImageSet, Transform, balanced_subset, train_val_split
 from siutils.features import extract_features
 from siutils.models import create_model
@@ -198,7 +199,7 @@ def inherit(model: nn.Module, source: nn.Module) -> None:
     """
     head = f"{model.head_layer}."
     own = {k: v for k, v in model.state_dict().items() if k.startswith(head)}
-    model.load_state_dict(source.state_dict() | own)
+    load_weights(model, source.state_dict() | own)
 
 
 def transfer_correlations(

@@ -10,8 +10,11 @@ from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
 from siutils.architectures import ARCHITECTURES, adapted, start_as_identity
+from siutils.data import ImageSet, Transform
 from siutils.features import extract_features
 from siutils.models import MODELS, create_model
+from siutils.training import fit
+from siutils.transfer import inherit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -97,6 +100,22 @@ def test_a_few_steps_of_training_lower_the_loss(name):
             optimizer.step()
             losses.append(float(loss.detach()))
     assert min(losses[3:]) < 0.8 * losses[0], losses
+
+
+@pytest.mark.parametrize("name", ["mnasnet0_5", "mobilenet_v3_small"])
+def test_training_goes_on_from_its_files_and_hands_its_weights_on(name, tmp_path):
+    pixels = (images(8) * 255).to(torch.uint8)
+    data = ImageSet("noise", pixels, torch.arange(8) % 2, ("even", "odd"), "")
+    models = [create_model(name, 2, seed=0) for _ in range(2)]
+    for model in models:
+        how = Transform((0.5,) * 3, (0.5,) * 3)
+        fit(model, data, data, "one_cycle", transform=how, epochs=1, device="cpu", cache=tmp_path)
+    first, again = (model.state_dict() for model in models)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    heir = create_model(name, 3, seed=1)
+    inherit(heir, models[0])
+    assert all(torch.equal(first[k], v) for k, v in heir.state_dict().items()
+               if not k.startswith(heir.head_layer))  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["resnet34", "densenet121"])
