@@ -151,6 +151,6 @@ def _reasons(ours: dict[str, Any], trainings: pd.DataFrame, pretrained: str) -> 
         if not (same and row["recipe"].startswith("study")):
             found["training"] = (
                 f"{row['recipe']}, {row['epochs']} × {row['training_images']:,} images here, "
-                "200 × 40,000 in the study"
+                "the study's recipe, 200 × 40,000, there"
             )
     return found

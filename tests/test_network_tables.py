@@ -117,12 +117,12 @@ def test_what_agrees_is_no_reason(arm, split):
         ),
         (
             "training",
-            "modern, 200 × 40,000 images here, 200 × 40,000 in the study",
+            "modern, 200 × 40,000 images here, the study's recipe, 200 × 40,000, there",
             {"training": trainings("modern")},
         ),
         (
             "training",
-            "study, 2 × 5,000 images here, 200 × 40,000 in the study",
+            "study, 2 × 5,000 images here, the study's recipe, 200 × 40,000, there",
             {"training": trainings(epochs=2, images=5_000)},
         ),
     ],
