@@ -75,11 +75,11 @@ def add_rank(commands: Commands) -> None:
 def _rank(options: argparse.Namespace) -> int:
     def check() -> dict[str, Any]:
         from siutils.folders import find_images
+        from siutils.transferability import FOLDS
         from siutils.zoo import check_model, parse_models
 
         files = find_images(options.data)
-        least = 5  # the linear probe is tested in five parts
-        _check_classes([files], least, options.per_class or least)
+        _check_classes([files], FOLDS, options.per_class or FOLDS)
         for name, weights in parse_models(options.models, options.weights).values():
             check_model(name, weights)
         return {"models": options.models, "weights": options.weights}

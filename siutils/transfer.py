@@ -25,10 +25,10 @@ from siutils.models import create_model
 from siutils.ranking import rank_correlation, require_equal_n, score_table
 from siutils.separation import SeparationIndex
 from siutils.training import Recipe, evaluate, fit
+from siutils.transferability import FOLDS
 
 FAMILY = ("si", "high_order_si", "soft_order_si", "negated_anti_si", "center_si")
 BASELINES = ("parameters", "upstream_accuracy")
-FOLDS = 5  # of the linear probe: every class needs as many images
 
 
 class Task(NamedTuple):

@@ -27,6 +27,7 @@ from siutils.sampling import check_positive, train_val_split
 from siutils.separation import SeparationIndex, check_same_length, feature_matrix, integer_labels
 
 ArrayLike = Tensor | np.ndarray
+FOLDS = 5  # of the linear probe: every class needs as many samples
 MAX_PRECISION = 1e6  # LogME: one-hot labels are never fitted closer than to 0.001
 TINY = torch.finfo(torch.float64).tiny
 
@@ -241,7 +242,11 @@ def nearest_center(features: ArrayLike, labels: ArrayLike) -> float:
 
 
 def linear_probe(
-    features: ArrayLike, labels: ArrayLike, folds: int = 5, max_samples: int = 5000, seed: int = 0
+    features: ArrayLike,
+    labels: ArrayLike,
+    folds: int = FOLDS,
+    max_samples: int = 5000,
+    seed: int = 0,
 ) -> float:
     """Cross-validated accuracy of scikit-learn's logistic regression on z-scored features.
 
