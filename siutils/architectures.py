@@ -4,6 +4,7 @@ They are made for 224×224 and shrink an image 32-fold, which of 32×32 leaves a
 before the last stage. So the stem keeps the resolution: its convolution has stride 1, a 7×7 kernel
 becomes 3×3, and the max-pool behind it goes. The rest is torchvision's own, but for one module
 without parameters in front of the last layer where there is none: it shows the features.
+SqueezeNet's classifier averages before its last convolution, and has no ReLU behind it.
 """
 
 from __future__ import annotations

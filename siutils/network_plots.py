@@ -47,7 +47,7 @@ def ranking_dots(table: pd.DataFrame, label: str = "SI") -> Figure:
 
 
 def class_map(table: pd.DataFrame, label: str = "SI of the class") -> Figure:
-    """Classes down, networks across, the value in each cell.
+    """Classes down, networks or layers across, the value in each cell.
 
     Args:
         table: column ``class``, then one column per network with values in 0 … 1; for reading, no
