@@ -133,6 +133,10 @@ def _layers(options: argparse.Namespace) -> int:
         check_model(options.model, options.weights)
         pools = [None if p == "flattened" else int(p) if p.isdigit() else p for p in options.pool]
         check_pools(pools)
+        if "swin" in options.model and pools != [None]:
+            raise ValueError(
+                "pool: layers of Swin networks are (B, H, W, C); only flattened is right"
+            )
         if not options.memory > 0:
             raise ValueError(f"memory must be a positive number of GB, got {options.memory}")
         given = {name: getattr(options, name) for name in ("model", "weights", "layers", "memory")}
