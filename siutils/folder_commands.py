@@ -203,7 +203,9 @@ def _page(name: str, options: argparse.Namespace, check: Callable[[], Mapping[st
         if error.kind not in _UNUSABLE:
             return failed(name, str(error), error.exit_code)
         kept = "; what is finished is kept: the same command goes on from there"
-        return failed(name, error.reason + kept * (error.kind == "CannotWrite"), 2)
+        place = str(error).replace(f": {error.reason}", "")  # it may be no mistake of the user
+        kept *= error.kind == "CannotWrite"
+        return failed(name, f"{error.reason}{kept} (details: {place})", 2)
     except ReportError as error:
         return failed(name, str(error), error.exit_code)
     print(index)

@@ -242,6 +242,8 @@ def test_layers_suggests_the_nearest_layers(place):
     given = ["--model", "shufflenet_v2_x0_5", "--layers", "stage2,stage5", "--out", "failed"]
     line = error_of(siutils(place, "layers", "--data", "digits", *given), "layers")
     assert "the model has no layer 'stage5'; the nearest are stage" in line
+    assert line.count("stage5") == 1
+    assert "(details: layers" in line
 
 
 def test_layers_says_when_the_disk_is_too_small(place, tmp_path):
