@@ -324,37 +324,6 @@ def score_scatters(
     return figure
 
 
-def layer_lines(table: pd.DataFrame, series: str = "series") -> Figure:
-    """SI against the layers of a network, one line per series.
-
-    Args:
-        table: columns ``depth, layer, value`` and ``series``.
-        series: the column that tells the lines apart.
-
-    >>> table = pd.DataFrame({"depth": [0, 1], "layer": ["a", "b"], "value": [0.1, 0.3]})
-    >>> layer_lines(table.assign(series="trained")).axes[0].lines[0].get_ydata().tolist()
-    [0.1, 0.3]
-    """
-    figure, axes = _axes(7.6, 4.0)
-    for i, (name, rows) in enumerate(table.groupby(series, sort=False)):
-        axes.plot(
-            rows["depth"],
-            rows["value"],
-            color=COLORS[i % 7],
-            marker=MARKERS[i % 7],
-            linestyle=LINES[i % 4],
-            label=name,
-        )
-    layers = table.drop_duplicates("depth").sort_values("depth")
-    axes.set_xticks(
-        layers["depth"], layers["layer"], rotation=30 if len(layers) > 6 else 0, ha="right"
-    )
-    axes.set(xlabel="layer, from input to output", ylabel="SI")
-    axes.set_ylim(0, min(1.02, 1.2 * max(table["value"].max(), 0.05)))
-    axes.legend(frameon=False, fontsize=9)
-    return figure
-
-
 def _free_spots(points: np.ndarray) -> list[np.ndarray]:
     """Where each point's label goes, in typographic points from it: far from all the others."""
     span = np.ptp(points, axis=0)

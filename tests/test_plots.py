@@ -48,11 +48,6 @@ FIGURES = {
     "training_curves": lambda: plots.training_curves(history()),
     "network_dots": lambda: plots.network_dots(dots()),
     "score_scatters": lambda: plots.score_scatters(SCATTER, {"si": "SI", "leep": "LEEP"}),
-    "layer_lines": lambda: plots.layer_lines(
-        pd.DataFrame({"depth": [0, 1], "layer": ["f.0", "f.1"], "value": [0.1, 0.9]}).assign(
-            series="trained"
-        )
-    ),
 }
 
 
@@ -94,14 +89,6 @@ def test_neighbor_strips_show_each_sample_and_then_its_neighbors():
     dashed = [axes.spines["left"].get_linestyle() == "--" for axes in figure.axes]
     other = (HARDEST["label"] != HARDEST["neighbor_label"]).to_numpy().reshape(2, 3)
     assert np.array(dashed).reshape(2, 4)[:, 1:].tolist() == other.tolist()
-
-
-def test_series_differ_in_more_than_color():
-    table = pd.concat(
-        pd.DataFrame({"depth": [0], "layer": ["f"], "value": [0.5], "series": [s]}) for s in "abcd"
-    )
-    lines = plots.layer_lines(table).axes[0].lines
-    assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 4
 
 
 def test_score_scatters_number_every_network_at_its_place():
