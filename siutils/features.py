@@ -20,7 +20,7 @@ from siutils.training import inference
 
 Transform = Callable[[Tensor], Tensor]
 # modules that determine features
-_CODE = ("architectures", "data", "features", "images", "models", "pooling")
+_CODE = ("architectures", "data", "features", "images", "models", "pooling", "weight_files")
 
 
 def extract_features(

@@ -6,16 +6,13 @@ Every file is loaded with ``weights_only=True``: tensors, never code.
 """
 
 import difflib
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from numbers import Integral
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import pandas as pd
 import torch
@@ -29,6 +26,7 @@ from torchvision.ops import SqueezeExcitation
 from siutils.architectures import ARCHITECTURES, adapted, start_as_identity
 from siutils.data import IMAGENET_MEAN, IMAGENET_STD, Transform
 from siutils.sampling import check_positive
+from siutils.weight_files import from_hub, load, read, seeded, sha256, tensors
 
 IMAGENET = "imagenet"
 IMAGENET_PACKAGE = "imagenet:efficientnet_pytorch"
@@ -85,7 +83,7 @@ def create_model(
         raise TypeError(f"weights must be None, a path or 'imagenet', got {weights!r}")
     if zero_init_residual and weights is not None:
         raise ValueError("zero_init_residual would overwrite loaded weights: leave one of them out")
-    with _seeded(seed):
+    with seeded(seed):
         if weights is None:
             model = _BUILDERS[name](int(num_classes))
             drawn = "seed not given" if seed is None else f"seed {seed}"
@@ -221,32 +219,20 @@ def _described(
     return model
 
 
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """Draw from `seed` inside and leave the global CPU generator as it was; None changes nothing.
-
-    torch.manual_seed would also reseed CUDA for good, the default generator alone does not.
-    """
-    with torch.device("cpu"), torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.default_generator.manual_seed(int(seed))
-        yield
-
-
 def _from_file(name: str, num_classes: int, path: Path) -> nn.Module:
     if not path.is_file():
         raise FileNotFoundError(
             f"weights: no file {str(path)!r}; give None, {IMAGENET!r}, {IMAGENET_PACKAGE!r} or the "
             "path of a checkpoint"
         )
-    content = _read(path)
-    state = _tensors(content, path)
+    content = read(path)
+    state = tensors(content, path)
     found = state.get(f"{_PARTS[name][1]}.bias", torch.empty(num_classes)).numel()
     if found != num_classes:
         raise ValueError(f"weights: {path} has {found} classes, but num_classes is {num_classes}")
     model = _BUILDERS[name](num_classes)
-    _load(model, state, name, path)
-    return _described(model, _PARTS[name], f"file {path.name} sha256 {_sha256(path)}")
+    load(model, state, name, path)
+    return _described(model, _PARTS[name], f"file {path.name} sha256 {sha256(path)}")
 
 
 def _imagenet(name: str, num_classes: int) -> nn.Module:
@@ -256,9 +242,9 @@ def _imagenet(name: str, num_classes: int) -> nn.Module:
             "or the path of a checkpoint"
         )
     build, weights = _TORCHVISION[name]
-    state, path = _from_hub(weights.url, weights.get_state_dict)
+    state, path = from_hub(weights.url, weights.get_state_dict)
     model = build(num_classes=num_classes)
-    _load(model, _with_fresh_head(state, model, _PARTS[name][1]), name, path)
+    load(model, _with_fresh_head(state, model, _PARTS[name][1]), name, path)
     return _described(model, _PARTS[name], *_imagenet_facts(repr(weights), path))
 
 
@@ -267,53 +253,12 @@ def _imagenet_from_package(name: str, num_classes: int) -> nn.Module:
     if name != "efficientnet_b0":
         raise ValueError(f"weights: {IMAGENET_PACKAGE!r} is for efficientnet_b0, not for {name!r}")
     url = url_map["efficientnet-b0"]
-    state, path = _from_hub(url, partial(torch.hub.load_state_dict_from_url, url))
+    state, path = from_hub(url, partial(torch.hub.load_state_dict_from_url, url))
     model = EfficientNet.from_name("efficientnet-b0", num_classes=num_classes)
     model.set_swish(memory_efficient=False)  # plain SiLU, the form meant for tracing
-    _load(model, _with_fresh_head(state, model, "_fc"), name, path)
+    load(model, _with_fresh_head(state, model, "_fc"), name, path)
     source = f"efficientnet_pytorch {version('efficientnet_pytorch')} efficientnet-b0"
     return _described(model, ("_avg_pooling", "_fc"), *_imagenet_facts(source, path))
-
-
-def _from_hub(url: str, load: Callable[..., Any]) -> tuple[dict[str, Tensor], Path]:
-    """The weights and their path in torch.hub's cache; downloaded and hash-checked if absent."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-    try:
-        content = load(map_location="cpu", progress=True, check_hash=True, weights_only=True)
-    except Exception as error:  # network, disk, hash or unpickling, told apart by what is there
-        if path.exists():
-            raise _damaged(path, error) from error
-        if "invalid hash" in str(error):
-            raise RuntimeError(
-                f"weights: the download from {url} is not the published file ({error}); nothing "
-                "was kept; try again or from another network"
-            ) from error
-        raise FileNotFoundError(
-            f"weights: {path.name} is not in {path.parent} and could not be fetched ({error}). "
-            f"Put the file from {url} there, or set TORCH_HOME to a folder T with "
-            f"T/hub/checkpoints/{path.name}"
-        ) from error
-    return _tensors(content, path), path
-
-
-def _read(path: Path) -> Any:
-    """What a file holds, or what it has under "model" or "state_dict"."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling damaged bytes can raise nearly anything
-        raise _damaged(path, error) from error
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    return content
-
-
-def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(
-            f"weights: {path} holds no state_dict, neither alone nor under 'model' or 'state_dict'"
-        )
-    return dict(content)
 
 
 def _with_fresh_head(state: dict[str, Tensor], model: nn.Module, head: str) -> dict[str, Tensor]:
@@ -322,30 +267,6 @@ def _with_fresh_head(state: dict[str, Tensor], model: nn.Module, head: str) -> d
     return state | {f"{head}.{key}": value for key, value in fresh.items()}
 
 
-def _load(model: nn.Module, state: dict[str, Tensor], name: str, path: Path) -> None:
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"weights: {path} does not fit {name}: {_shortened(error)}") from error
-
-
 def _imagenet_facts(source: str, path: Path) -> tuple[str, Transform]:
-    source = f"ImageNet: {source}, sha256 {_sha256(path)[:8]}"
+    source = f"ImageNet: {source}, sha256 {sha256(path)[:8]}"
     return source, Transform(IMAGENET_MEAN, IMAGENET_STD)
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"weights: {path} is damaged, truncated or holds more than tensors, and was not loaded "
-        f"({type(error).__name__}: {_shortened(error)})"
-    )
-
-
-def _shortened(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]} …"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

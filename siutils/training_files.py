@@ -19,7 +19,7 @@ from siutils.recipes import Recipe
 
 _CODE = (
     *("architectures", "augmentation", "data", "images", "models", "optimization", "recipes"),
-    "training",
+    *("training", "weight_files"),
 )
 
 

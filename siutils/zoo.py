@@ -22,17 +22,17 @@ import torchvision.models as tvm
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
-from siutils.models import (
-    _damaged,
-    _from_hub,
-    _load,
-    _read,
-    _seeded,
-    _sha256,
-    _shortened,
-    _tensors,
-)
 from siutils.sampling import check_positive
+from siutils.weight_files import (
+    damaged,
+    from_hub,
+    load,
+    read,
+    seeded,
+    sha256,
+    shortened,
+    tensors,
+)
 
 DEFAULT = "DEFAULT"  # as torchvision calls a network's best published weights
 RANDOM = "random"
@@ -76,7 +76,7 @@ def load_model(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torchvision, about its own defaults
         plan = _plan_timm(name, weights) if name.startswith(TIMM) else _plan(name, weights)
-        with _seeded(seed):
+        with seeded(seed):
             model = plan.build().eval()
         preset = _resized(plan.preset, size)
         head = _head(model, name, preset)
@@ -84,7 +84,7 @@ def load_model(
             classes = len(plan.state.get(f"{head}.weight", range(_outputs(model, head))))
             if classes != _outputs(model, head):
                 model = plan.build(num_classes=classes).eval()
-            _load(model, dict(plan.state), name, plan.path)
+            load(model, dict(plan.state), name, plan.path)
     model.__dict__.update(  # plain attributes, as in create_model
         feature_layer=_show_features(model, head),
         head_layer=head,
@@ -194,8 +194,8 @@ def _plan(name: str, weights: str | Path) -> _Plan:
     if weights == RANDOM:
         return _Plan(build, preset)
     if member is not None:
-        _, path = _from_hub(member.url, member.get_state_dict)  # fetched, and proven to be tensors
-        source = f"torchvision {member!r}, sha256 {_sha256(path)[:8]}"
+        _, path = from_hub(member.url, member.get_state_dict)  # fetched, and proven to be tensors
+        source = f"torchvision {member!r}, sha256 {sha256(path)[:8]}"
         return _Plan(partial(_published, name, member, path), preset, source)
     path = Path(weights).expanduser()
     state = _state(path)
@@ -210,7 +210,7 @@ def _published(name: str, member: Any, path: Path) -> nn.Module:
     try:
         return tvm.get_model(name, weights=member)
     except RuntimeError as error:
-        raise ValueError(f"weights: {path} does not fit {name}: {_shortened(error)}") from error
+        raise ValueError(f"weights: {path} does not fit {name}: {shortened(error)}") from error
 
 
 def _plan_timm(name: str, weights: str | Path) -> _Plan:
@@ -244,7 +244,7 @@ def _published_by_timm(build: Callable[..., nn.Module], name: str, origin: str) 
     except Exception as error:  # network, disk, hub: each with errors of its own
         raise FileNotFoundError(
             f"weights of {name}: {origin or 'none are published and so'} could not be fetched "
-            f"({_shortened(error)}). Download its model.safetensors and give the path"
+            f"({shortened(error)}). Download its model.safetensors and give the path"
         ) from error
 
 
@@ -279,7 +279,7 @@ def _resized(preset: Any, size: int) -> Any:
 
 def _state(path: Path) -> dict[str, Tensor]:
     if path.suffix != ".safetensors":
-        return _tensors(_read(path), path)
+        return tensors(read(path), path)
     try:
         from safetensors.torch import load_file  # comes with timm
     except ImportError:
@@ -287,11 +287,11 @@ def _state(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _file_source(path: Path) -> str:
-    return f"file {path.name} sha256 {_sha256(path)}"
+    return f"file {path.name} sha256 {sha256(path)}"
 
 
 def _head(model: nn.Module, name: str, preset: Any) -> str:
@@ -316,7 +316,7 @@ def _head(model: nn.Module, name: str, preset: Any) -> str:
                 model(torch.zeros(1, 3, side, side))
         except Exception as error:  # each network has its own
             raise ValueError(
-                f"size: {name} takes no images of {side}×{side} pixels: {_shortened(error)}"
+                f"size: {name} takes no images of {side}×{side} pixels: {shortened(error)}"
             ) from error
     return "" if getattr(model, "num_classes", None) == 0 else last[0]
 

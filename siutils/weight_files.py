@@ -1,0 +1,128 @@
+"""Files of weights: read as tensors, never as code, with errors that say what to do."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+import torch.hub
+from torch import Tensor, nn
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draw from `seed` inside and leave the global CPU generator as it was; None changes nothing.
+
+    torch.manual_seed would also reseed CUDA for good, the default generator alone does not.
+
+    >>> with seeded(0):
+    ...     torch.rand(1)
+    tensor([0.4963])
+    """
+    with torch.device("cpu"), torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(int(seed))
+        yield
+
+
+def from_hub(url: str, load: Callable[..., Any]) -> tuple[dict[str, Tensor], Path]:
+    """The weights and their path in torch.hub's cache; downloaded and hash-checked if absent.
+
+    >>> from_hub("https://host/a.pth", lambda **_: {"w": torch.zeros(2)})[1].name
+    'a.pth'
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    try:
+        content = load(map_location="cpu", progress=True, check_hash=True, weights_only=True)
+    except Exception as error:  # network, disk, hash or unpickling, told apart by what is there
+        if path.exists():
+            raise damaged(path, error) from error
+        if "invalid hash" in str(error):
+            raise RuntimeError(
+                f"weights: the download from {url} is not the published file ({error}); nothing "
+                "was kept; try again or from another network"
+            ) from error
+        raise FileNotFoundError(
+            f"weights: {path.name} is not in {path.parent} and could not be fetched ({error}). "
+            f"Put the file from {url} there, or set TORCH_HOME to a folder T with "
+            f"T/hub/checkpoints/{path.name}"
+        ) from error
+    return tensors(content, path), path
+
+
+def read(path: Path) -> Any:
+    """What a file holds, or what it has under "model" or "state_dict".
+
+    >>> import io
+    >>> torch.save({"model": {"w": torch.zeros(2)}}, file := io.BytesIO())
+    >>> _ = file.seek(0)
+    >>> read(file)
+    {'w': tensor([0., 0.])}
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling damaged bytes can raise nearly anything
+        raise damaged(path, error) from error
+    for key in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    return content
+
+
+def tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    """A state_dict, if it is one.
+
+    >>> tensors({"w": torch.zeros(2)}, Path("a.pt"))
+    {'w': tensor([0., 0.])}
+    """
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(
+            f"weights: {path} holds no state_dict, neither alone nor under 'model' or 'state_dict'"
+        )
+    return dict(content)
+
+
+def load(model: nn.Module, state: dict[str, Tensor], name: str, path: Path) -> None:
+    """Load all of a state_dict, or say why it does not fit.
+
+    >>> load(nn.Linear(2, 1), nn.Linear(2, 1).state_dict(), "linear", Path("a.pt"))
+    """
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"weights: {path} does not fit {name}: {shortened(error)}") from error
+
+
+def damaged(path: Path, error: Exception) -> ValueError:
+    """The error of a file that cannot be read.
+
+    >>> type(damaged(Path("a.pt"), EOFError()))
+    <class 'ValueError'>
+    """
+    return ValueError(
+        f"weights: {path} is damaged, truncated or holds more than tensors, and was not loaded "
+        f"({type(error).__name__}: {shortened(error)})"
+    )
+
+
+def shortened(error: Exception) -> str:
+    """The text of an error in one line.
+
+    >>> shortened(ValueError("two\\nlines"))
+    'two lines'
+    """
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]} …"
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal digits.
+
+    >>> len(sha256(Path(__file__)))
+    64
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
