@@ -2,7 +2,7 @@
 
 An explanation is tested by conditions that take away what it holds responsible: learning, by a
 network that has learned nothing; layout, by features without any; and so on. If the fall stays
-without it, the explanation is not needed; if the fall goes, it may be right.
+without it, the explanation cannot be the only one; if the fall goes, it may be right.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def findings(
 
     >>> tests = pd.DataFrame({"case": ["trained", "untrained"], "verdict": ["falls", "falls"]})
     >>> findings(tests, "trained", {"learning": ["untrained"]})["finding"].tolist()
-    ['The fall is there without learning, too (untrained): it is not needed.']
+    ['The fall is there without learning, too (untrained): learning cannot be the only reason.']
     """
     verdicts = dict(zip(tests["case"], tests["verdict"], strict=True))
     rows = []
@@ -57,12 +57,15 @@ def _finding(explanation: str, baseline: str, cases: Mapping[str, Sequence[str]]
                 "it depends."
             )
         if falls:
-            return f"The fall is there without {explanation}, too ({falls}): it is not needed."
+            return (
+                f"The fall is there without {explanation}, too ({falls}): {explanation} cannot be "
+                "the only reason."
+            )
         if rises:
-            return f"Without {explanation} SI rises ({rises}): it may be the reason."
-        return f"Without {explanation} no change is shown: it may contribute."
+            return f"Without {explanation} SI rises ({rises}): {explanation} may be the reason."
+        return f"Without {explanation} no change is shown: {explanation} may contribute."
     if falls:
-        return f"Without {explanation} SI falls ({falls}), with it no fall is shown."
+        return f"Without {explanation} SI falls ({falls}), with {explanation} no fall is shown."
     return f"No fall is shown, neither with nor without {explanation}: nothing to explain."
 
 

@@ -196,11 +196,11 @@ def test_an_unknown_reference_is_refused():
 @pytest.mark.parametrize(
     ("baseline", "without", "expected"),
     [
-        ("falls", ["falls", "unclear"], "too (c0): it is not needed"),
+        ("falls", ["falls", "unclear"], "too (c0): x cannot be the only reason"),
         ("falls", ["falls", "rises"], "(c0) or becomes a rise (c1): it depends"),
-        ("falls", ["rises", "unclear"], "SI rises (c0): it may be the reason"),
-        ("falls", ["unclear"], "no change is shown: it may contribute"),
-        ("unclear", ["falls", "rises"], "SI falls (c0), with it no fall is shown"),
+        ("falls", ["rises", "unclear"], "SI rises (c0): x may be the reason"),
+        ("falls", ["unclear"], "no change is shown: x may contribute"),
+        ("unclear", ["falls", "rises"], "SI falls (c0), with x no fall is shown"),
         ("rises", ["unclear", "rises"], "nothing to explain"),
     ],
 )
