@@ -26,8 +26,8 @@ _CODE = (
 class RunFiles:
     """The folder of a run, named by a key of everything that determines the run's result.
 
-    It holds `meta.json`, `history.csv`, `best.pt` (weights of the best epoch so far), `last.pt`
-    (what the next epoch starts from) and `epochN.pt` (weights after the epochs to be kept).
+    It holds `meta.json`, `history.csv`, `last.pt` (what the next epoch starts from), `bestN.pt`
+    (weights of epoch N, the best until then) and `epochN.pt` (weights after the epochs to be kept).
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class RunFiles:
         key = fingerprint(facts, code, repr(model), model.state_dict(), content, kept)
         self.folder, self.device = cache / "training" / key, device
         self._next_save = 0.0
-        self._best_epoch: int | None = None  # in best.pt, as far as this process knows
+        self._best_epoch: int | None = None  # that this process has written
         if not (self.folder / "meta.json").exists():
             with replacing(self.folder / "meta.json") as temporary:
                 temporary.write_text(json.dumps(facts, indent=2) + "\n")
@@ -74,14 +74,16 @@ class RunFiles:
         start = time.monotonic()
         if start < self._next_save and not finished:
             return
-        # last.pt comes last: killed in between, the run goes on from the old one, and on its way
-        # it meets the new best again.
+        # last.pt comes last: killed in between, the run goes on from the old one and its best epoch
+        written = self.folder / f"best{best['epoch']}.pt"
         if best["epoch"] != self._best_epoch:
-            save_checkpoint(best, self.folder / "best.pt")
+            save_checkpoint(best, written)
             self._best_epoch = best["epoch"]
         with replacing(self.folder / "history.csv") as temporary:
             pd.DataFrame(last["history"]).to_csv(temporary, index=False)
         save_checkpoint(last, self.folder / "last.pt")
+        for old in set(self.folder.glob("best*.pt")) - {written}:
+            old.unlink()
         now = time.monotonic()
         self._next_save = now + 20 * (now - start) if now - start > 0.1 else 0.0
 
@@ -89,11 +91,11 @@ class RunFiles:
         """`last` and `best` of an earlier start, or None."""
         if not (self.folder / "last.pt").exists():
             return None
-        best = load_checkpoint(
-            self.folder / "best.pt", ("epoch", "val_accuracy", "model"), self.device
-        )
-        keys = ("model", "average", "optimizer", "history")
-        return load_checkpoint(self.folder / "last.pt", keys, self.device), best
+        state = ("model", "average", "optimizer", "history")
+        last = load_checkpoint(self.folder / "last.pt", state, self.device)
+        epoch = max(last["history"], key=lambda row: (row["val_accuracy"], row["epoch"]))["epoch"]
+        kept = ("epoch", "val_accuracy", "model")
+        return last, load_checkpoint(self.folder / f"best{epoch}.pt", kept, self.device)
 
     def save_snapshot(self, epoch: int, weights: dict[str, torch.Tensor]) -> None:
         """Keep the weights after an epoch; to be called before `save`."""

@@ -284,10 +284,25 @@ def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
     pd.testing.assert_frame_equal(history, loaded)
     folder = run_folder(tmp_path)
     files = sorted(path.name for path in folder.iterdir())
-    assert files == ["best.pt", "history.csv", "last.pt", "meta.json"]
+    epoch = max(history["epoch"][history["val_accuracy"] == history["val_accuracy"].max()])
+    assert files == [f"best{epoch}.pt", "history.csv", "last.pt", "meta.json"]
     pd.testing.assert_frame_equal(pd.read_csv(folder / "history.csv"), history)
-    best = load_checkpoint(folder / "best.pt", ("model",), CPU)
+    best = load_checkpoint(folder / f"best{epoch}.pt", ("model",), CPU)
     assert best["val_accuracy"] == history["val_accuracy"].max()
+
+
+def test_the_best_epoch_is_one_of_the_history_that_is_gone_on_from(tmp_path):
+    """A better one of a later epoch, whose last.pt was not written any more, does not count."""
+    with pytest.raises(Stop):
+        fitted(cache=tmp_path, progress=stop_after(2))
+    folder = run_folder(tmp_path)
+    [best] = folder.glob("best*.pt")
+    ahead = torch.load(best, weights_only=True) | {"epoch": 3, "val_accuracy": 2.0}
+    torch.save(ahead, folder / "best3.pt")
+    model, history = fitted(cache=tmp_path)
+    assert same_weights(model, fitted()[0])
+    assert history["val_accuracy"].max() <= 1
+    assert len(list(folder.glob("best*.pt"))) == 1
 
 
 def test_snapshots_hold_the_weights_after_their_epochs(tmp_path):
@@ -388,13 +403,13 @@ class Evil:
         return os.mkdir, ("pwned",)
 
 
-@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+@pytest.mark.parametrize("name", ["last.pt", "best*.pt"])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "malicious", "missing key"])
 def test_a_damaged_checkpoint_is_refused(tmp_path, monkeypatch, name, damage):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Stop):
         fitted(cache=tmp_path, progress=stop_after(2))
-    path = run_folder(tmp_path) / name
+    [path] = run_folder(tmp_path).glob(name)
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-200])
     elif damage == "empty":
