@@ -12,17 +12,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from siutils import data, paths
+from siutils import paths
 from siutils.data import (
     ImageSet,
     Transform,
-    balanced_subset,
     load_dataset,
-    train_val_split,
     transform_for,
 )
 from siutils.devices import resolve_device
@@ -308,78 +305,6 @@ def test_real_cifar100():
     assert pixels.std((0, 2, 3)).tolist() == pytest.approx(t.std, abs=2e-5)
 
 
-# folders of images
-
-
-def write_images(folder: Path, count: int, size=(40, 32), mode="RGB") -> None:
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(count)
-    for i in range(count):
-        pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-        Image.fromarray(pixels).convert(mode).save(folder / f"{i}.png")
-
-
-def test_folder_with_train_and_val(tmp_path):
-    for part, count in (("train", 3), ("val", 2)):
-        write_images(tmp_path / part / "cat", count)
-        write_images(tmp_path / part / "dog", count + 1, mode="L")
-    train, test = load_dataset(tmp_path), load_dataset(str(tmp_path), "test")
-    assert train.classes == ("cat", "dog")
-    assert train.labels.tolist() == [0] * 3 + [1] * 4
-    assert test.labels.tolist() == [0] * 2 + [1] * 3
-    # 40×32 has its shorter side already: only the middle 32 columns remain.
-    source = np.array(Image.open(tmp_path / "train" / "cat" / "1.png"))[:, 4:36]
-    assert np.array_equal(train.images[1].permute(1, 2, 0).numpy(), source)
-    assert train.checksum != test.checksum
-    assert transform_for(tmp_path) == Transform(data.IMAGENET_MEAN, data.IMAGENET_STD)
-
-
-def test_folder_without_split_is_split_once_and_for_all(tmp_path):
-    write_images(tmp_path / "a", 10, size=(16, 24))
-    write_images(tmp_path / "b", 5, size=(8, 8))
-    train, test = load_dataset(tmp_path, image_size=8), load_dataset(tmp_path, "test", image_size=8)
-    assert torch.bincount(train.labels).tolist() == [8, 4]
-    assert torch.bincount(test.labels).tolist() == [2, 1]
-    whole = torch.cat([train.images, test.images]).flatten(1)
-    assert len(whole.unique(dim=0)) == 15
-    assert torch.equal(load_dataset(tmp_path, image_size=8).images, train.images)
-
-
-def test_folder_checksum_follows_the_files(tmp_path):
-    write_images(tmp_path / "a", 5)
-    first = load_dataset(tmp_path).checksum
-    assert load_dataset(tmp_path, image_size=8).checksum == first
-    (tmp_path / "a" / "4.png").rename(tmp_path / "a" / "5.png")
-    assert load_dataset(tmp_path).checksum != first
-
-
-def test_folder_empty_class_is_named(tmp_path):
-    write_images(tmp_path / "cat", 2)
-    (tmp_path / "dog").mkdir()
-    with pytest.raises(ValueError, match="dog is an empty class"):
-        load_dataset(tmp_path)
-
-
-def test_folder_unreadable_image_is_named(tmp_path):
-    write_images(tmp_path / "cat", 5)
-    for broken in (b"no image", (tmp_path / "cat" / "0.png").read_bytes()[:200]):
-        for path in (tmp_path / "cat").iterdir():
-            path.write_bytes(broken)
-        with pytest.raises(ValueError, match=r"\d\.png is no readable image"):
-            load_dataset(tmp_path)
-
-
-def test_folder_faults(tmp_path):
-    with pytest.raises(ValueError, match="holds no class folders"):
-        load_dataset(tmp_path)
-    write_images(tmp_path / "train" / "cat", 2)
-    with pytest.raises(ValueError, match="neither test/ nor val/"):
-        load_dataset(tmp_path, "test")
-    write_images(tmp_path / "test" / "cow", 2)
-    with pytest.raises(ValueError, match="cow"):
-        load_dataset(tmp_path, "test")
-
-
 def test_unknown_names_and_arguments(tmp_path):
     for call in (load_dataset, transform_for):
         with pytest.raises(ValueError, match=r"'cifar'; known are digits, cifar10, cifar100"):
@@ -389,130 +314,6 @@ def test_unknown_names_and_arguments(tmp_path):
     for size in (0, 1.5, True):
         with pytest.raises(ValueError, match="image_size"):
             load_dataset("digits", image_size=size)
-
-
-# splits and subsets
-
-
-@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5, 0.9, 1 - 1e-12])
-def test_split_is_a_stratified_partition(fraction):
-    labels = np.repeat([3, -1, 7, 4], [50, 33, 2, 1])
-    np.random.default_rng(0).shuffle(labels)
-    train, val = train_val_split(labels, fraction, seed=1)
-    assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(86))
-    assert torch.equal(train, train.sort().values)
-    assert torch.equal(val, val.sort().values)
-    for label, count in ((3, 50), (-1, 33), (7, 2)):
-        share = int((labels[val] == label).sum())
-        assert abs(share - count * fraction) < 1
-        assert share < count
-    assert not (labels[val] == 4).any()  # the single sample is for training
-
-
-def test_split_sizes_of_cifar100_are_exact():
-    labels = torch.arange(50_000) % 100
-    train, val = train_val_split(labels)
-    assert (len(train), len(val)) == (40_000, 10_000)
-    assert torch.bincount(labels[val]).tolist() == [100] * 100
-
-
-def test_split_total_is_exact_where_class_shares_are_fractions():
-    labels = np.repeat(np.arange(10), 7)  # 1.4 of each class, 14 in all
-    _, val = train_val_split(labels, 0.2)
-    assert len(val) == 14
-    assert sorted(np.bincount(labels[val])) == [1] * 6 + [2] * 4
-
-
-VAL = [4, 8, 15, 17, 27, 28]
-CHOSEN = [1, 10, 15, 17, 26, 27]
-
-
-def test_choices_are_the_same_on_every_platform_and_leave_global_seeds_alone():
-    labels = torch.arange(30) % 3
-    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    _, val = train_val_split(labels, seed=42)
-    chosen = balanced_subset(labels, 2, seed=42)
-    assert val.tolist() == VAL
-    assert chosen.tolist() == CHOSEN
-    assert torch.equal(torch.random.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
-    assert train_val_split(labels, seed=43)[1].tolist() != VAL
-
-
-def test_balanced_subset_is_balanced_and_inside():
-    labels = torch.tensor([9] * 20 + [-4] * 8 + [100] * 5)
-    chosen = balanced_subset(labels, 5, seed=3)
-    assert labels[chosen].unique(return_counts=True)[1].tolist() == [5, 5, 5]
-    assert len(chosen.unique()) == 15
-    assert torch.equal(chosen, chosen.sort().values)
-
-
-def test_balanced_subset_draws_every_sample_equally_often():
-    labels = torch.zeros(10, dtype=torch.int64)
-    counts = sum(
-        torch.bincount(balanced_subset(labels, 5, seed=s), minlength=10) for s in range(400)
-    )
-    assert counts.sum() == 2000
-    assert (counts - 200).abs().max() < 50  # 200 ± 10 each; five standard deviations
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: balanced_subset([0, 0, 8], 2), ValueError, "class 8 has only 1 sample"),
-        (lambda: balanced_subset([0], 0), ValueError, "per_class"),
-        (lambda: balanced_subset([0.0], 1), TypeError, "labels must be integers"),
-        (lambda: balanced_subset([[0]], 1), ValueError, r"labels must be \(N,\)"),
-        (lambda: balanced_subset([0], 1, seed=-1), ValueError, "seed"),
-        (lambda: train_val_split([0, 0], 1.0), ValueError, "val_fraction"),
-        (lambda: train_val_split([0, 0], 0), ValueError, "val_fraction"),
-        (lambda: train_val_split([0, 1, 2]), ValueError, "leave none for validation"),
-        (lambda: train_val_split([]), ValueError, "N ≥ 1"),
-    ],
-)
-def test_splits_refuse(call, error, message):
-    with pytest.raises(error, match=message):
-        call()
-
-
-# folders and devices
-
-
-def test_folders_follow_the_environment(monkeypatch, tmp_path):
-    monkeypatch.delenv("SIUTILS_DATA", raising=False)
-    monkeypatch.delenv("SIUTILS_CACHE", raising=False)
-    assert paths.data_dir() == paths.home_dir() / "data"
-    assert paths.cache_dir() == paths.home_dir() / "data" / "cache"
-    monkeypatch.setenv("SIUTILS_DATA", str(tmp_path / "d"))
-    monkeypatch.setenv("SIUTILS_CACHE", str(tmp_path / "c"))
-    assert (paths.data_dir(), paths.cache_dir()) == (tmp_path / "d", tmp_path / "c")
-
-
-def test_home_is_the_checkout_or_a_cache_folder(monkeypatch, tmp_path):
-    package = tmp_path / "siutils"
-    package.mkdir()
-    monkeypatch.setattr(paths, "__file__", str(package / "paths.py"))
-    monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    assert paths.home_dir() == tmp_path / "user" / ".cache" / "siutils"
-    (tmp_path / "pyproject.toml").touch()
-    assert paths.home_dir() == tmp_path
-
-
-def test_resolve_device():
-    auto = resolve_device()
-    assert auto.type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert resolve_device(torch.device("cpu")) == torch.device("cpu")
-    with pytest.raises(RuntimeError, match=r"device='cuda:99'.*use device='auto'"):
-        resolve_device("cuda:99")
-    for wrong in ("gpu", "meta", None):
-        with pytest.raises(ValueError, match="device must be"):
-            resolve_device(wrong)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_cuda_asked_for_and_absent():
-    with pytest.raises(RuntimeError, match="sees 0 CUDA device"):
-        resolve_device("cuda")
 
 
 @pytest.mark.cuda

@@ -1,11 +1,11 @@
 """extract_features: equal to a plain forward pass with hooks, cached exactly, clear errors."""
 
-import resource
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from full_disk import largest_file
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -293,13 +293,9 @@ def test_a_damaged_cache_file_is_one_clear_error(tmp_path, damage):
 
 def test_a_full_disk_is_one_clear_error_and_leaves_no_file(tmp_path):
     model, images = network().train(), pictures(2000)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(OSError, match=r"cannot write .*\.npy: .*Free some space") as error:
-            extract_features(model, images, ["2", "3"], device="cpu", cache=tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    failure = pytest.raises(OSError, match=r"cannot write .*\.npy: .*Free some space")
+    with largest_file(100_000), failure as error:
+        extract_features(model, images, ["2", "3"], device="cpu", cache=tmp_path)
     assert str(error.value).count("cannot write") == 1
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     assert model.training

@@ -1,5 +1,7 @@
 """Folders of images: which files are taken, and that their pixels are what a transform wants."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,79 @@ from digit_folders import write_digits
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
+from siutils import data
+from siutils.data import Transform, load_dataset, transform_for
 from siutils.folders import find_halves, find_images
 from siutils.sampling import balanced_subset, capped_subset
+
+
+def write_images(folder: Path, count: int, size=(40, 32), mode="RGB") -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(count)
+    for i in range(count):
+        pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / f"{i}.png")
+
+
+def test_folder_with_train_and_val(tmp_path):
+    for part, count in (("train", 3), ("val", 2)):
+        write_images(tmp_path / part / "cat", count)
+        write_images(tmp_path / part / "dog", count + 1, mode="L")
+    train, test = load_dataset(tmp_path), load_dataset(str(tmp_path), "test")
+    assert train.classes == ("cat", "dog")
+    assert train.labels.tolist() == [0] * 3 + [1] * 4
+    assert test.labels.tolist() == [0] * 2 + [1] * 3
+    # 40×32 has its shorter side already: only the middle 32 columns remain.
+    source = np.array(Image.open(tmp_path / "train" / "cat" / "1.png"))[:, 4:36]
+    assert np.array_equal(train.images[1].permute(1, 2, 0).numpy(), source)
+    assert train.checksum != test.checksum
+    assert transform_for(tmp_path) == Transform(data.IMAGENET_MEAN, data.IMAGENET_STD)
+
+
+def test_folder_without_split_is_split_once_and_for_all(tmp_path):
+    write_images(tmp_path / "a", 10, size=(16, 24))
+    write_images(tmp_path / "b", 5, size=(8, 8))
+    train, test = load_dataset(tmp_path, image_size=8), load_dataset(tmp_path, "test", image_size=8)
+    assert torch.bincount(train.labels).tolist() == [8, 4]
+    assert torch.bincount(test.labels).tolist() == [2, 1]
+    whole = torch.cat([train.images, test.images]).flatten(1)
+    assert len(whole.unique(dim=0)) == 15
+    assert torch.equal(load_dataset(tmp_path, image_size=8).images, train.images)
+
+
+def test_folder_checksum_follows_the_files(tmp_path):
+    write_images(tmp_path / "a", 5)
+    first = load_dataset(tmp_path).checksum
+    assert load_dataset(tmp_path, image_size=8).checksum == first
+    (tmp_path / "a" / "4.png").rename(tmp_path / "a" / "5.png")
+    assert load_dataset(tmp_path).checksum != first
+
+
+def test_folder_empty_class_is_named(tmp_path):
+    write_images(tmp_path / "cat", 2)
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(ValueError, match="dog is an empty class"):
+        load_dataset(tmp_path)
+
+
+def test_folder_unreadable_image_is_named(tmp_path):
+    write_images(tmp_path / "cat", 5)
+    for broken in (b"no image", (tmp_path / "cat" / "0.png").read_bytes()[:200]):
+        for path in (tmp_path / "cat").iterdir():
+            path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"\d\.png is no readable image"):
+            load_dataset(tmp_path)
+
+
+def test_folder_faults(tmp_path):
+    with pytest.raises(ValueError, match="holds no class folders"):
+        load_dataset(tmp_path)
+    write_images(tmp_path / "train" / "cat", 2)
+    with pytest.raises(ValueError, match="neither test/ nor val/"):
+        load_dataset(tmp_path, "test")
+    write_images(tmp_path / "test" / "cow", 2)
+    with pytest.raises(ValueError, match="cow"):
+        load_dataset(tmp_path, "test")
 
 
 @pytest.mark.parametrize("how", ["bilinear", "bicubic"])

@@ -2,7 +2,6 @@
 
 import itertools
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,14 +38,6 @@ FIGURES = {
     "flow_areas": lambda: layer_plots.flow_areas(FLOWS),
     "image_rows": lambda: layer_plots.image_rows(IMAGES, {"x": [3, 1], "y": []}, list("abcdef")),
 }
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_figures_render_without_touching_the_global_style(name, tmp_path):
-    before = dict(matplotlib.rcParams)
-    FIGURES[name]().savefig(tmp_path / "figure.svg")
-    assert (tmp_path / "figure.svg").stat().st_size > 1000
-    assert dict(matplotlib.rcParams) == before
 
 
 def test_lines_and_bands_are_those_of_the_table():

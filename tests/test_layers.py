@@ -1,11 +1,11 @@
 """The layer curve is the SeparationIndex of each layer's features, nothing else."""
 
-import resource
 import tempfile
 
 import pandas as pd
 import pytest
 import torch
+from full_disk import largest_file
 from torch import nn
 
 from siutils import SeparationIndex, layer_curve
@@ -26,9 +26,7 @@ def network():
 
 
 def test_curve_equals_the_index_of_each_layer(network):
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(60, 3, 8, 8, generator=generator)
-    labels = torch.randint(0, 3, (60,), generator=generator)
+    images, labels = data()
     table = layer_curve(network, images, labels, ["0", "2"], order=3, device="cpu")
     assert table.groupby("layer", sort=False)["depth"].first().to_dict() == {"0": 0, "2": 1}
     assert table.groupby("layer")["n_features"].first().to_dict() == {"0": 144, "2": 4}
@@ -41,7 +39,7 @@ def test_curve_equals_the_index_of_each_layer(network):
 
 
 def test_a_layer_that_does_not_exist_is_an_error(network):
-    with pytest.raises(ValueError, match="9"):
+    with pytest.raises(ValueError, match="the model has no layer '9'"):
         layer_curve(network, torch.rand(4, 3, 8, 8), torch.tensor([0, 0, 1, 1]), ["0", "9"])
 
 
@@ -72,6 +70,11 @@ def data(n=60):
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(n, 3, 8, 8, generator=generator)
     return images, torch.randint(0, 3, (n,), generator=generator)
+
+
+def two_sets():
+    images, labels = data(90)
+    return (images[:60], labels[:60]), (images[60:] * 2, labels[60:])
 
 
 def passes(network):
@@ -133,13 +136,9 @@ def test_finished_layers_are_kept_and_not_scored_again(network, tmp_path, monkey
 def test_a_disk_that_fills_up_is_one_clear_error_and_finished_layers_are_kept(network, tmp_path):
     calls = passes(network)
     options = {"device": "cpu", "cache": tmp_path, "memory": 0.5 * ONE}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # the features of "0" have 34,560
-    try:
-        with pytest.raises(OSError, match=r"cannot write .*\.npy: .*Free some space") as error:
-            layer_curve(network, *data(), LAYERS, **options)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    failure = pytest.raises(OSError, match=r"cannot write .*\.npy: .*Free some space")
+    with largest_file(20_000), failure as error:  # the features of "0" have 34,560 bytes
+        layer_curve(network, *data(), LAYERS, **options)
     assert "2 of 4 layers are finished" in "".join(error.value.__notes__)
     calls.clear()
     table = layer_curve(network, *data(), LAYERS, **options)
@@ -174,8 +173,7 @@ def test_memory_must_be_positive(network, memory):
 @pytest.mark.parametrize("memory", [4e9, 1.01 * ONE, 1])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_a_second_set_is_scored_by_itself_and_among_the_first(network, tmp_path, memory, normalize):
-    images, labels = data(90)
-    first, second = (images[:60], labels[:60]), (images[60:] * 2, labels[60:])
+    first, second = two_sets()
     options = {"device": "cpu", "normalize": normalize, "interval": True, "order": 3}
     options |= {"memory": memory, "cache": tmp_path}
     for _ in range(2):  # scored, then read
@@ -216,8 +214,7 @@ def test_wrong_labels_are_an_error_before_the_work_starts(network):
 def test_samples_of_each_layer_serve_the_same_tests_as_separation_indices(
     network, tmp_path, memory
 ):
-    images, labels = data(90)
-    first, second = (images[:60], labels[:60]), (images[60:] * 2, labels[60:])
+    first, second = two_sets()
     options = {"device": "cpu", "order": 3, "pool": [None, "mean"], "memory": memory}
     expected = layer_curve(network, *first, ["0", "2"], test=second, **options)
     for _ in range(2):  # scored, then read

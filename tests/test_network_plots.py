@@ -1,9 +1,7 @@
 """Figures that compare networks show what their tables hold."""
 
-import matplotlib
 import numpy as np
 import pandas as pd
-import pytest
 from labeled_data import random_data
 
 from siutils import SeparationIndex, network_plots
@@ -39,14 +37,6 @@ FIGURES = {
     "transition_maps": lambda: network_plots.transition_maps(transitions()),
     "network_strips": lambda: network_plots.network_strips(STRIPS, IMAGES, CLASSES),
 }
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_figures_render_without_touching_the_global_style(name, tmp_path):
-    before = dict(matplotlib.rcParams)
-    FIGURES[name]().savefig(tmp_path / "figure.svg")
-    assert (tmp_path / "figure.svg").stat().st_size > 1000
-    assert dict(matplotlib.rcParams) == before
 
 
 def test_each_panel_of_the_ranking_has_its_networks_in_order_with_their_letters():

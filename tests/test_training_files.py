@@ -1,0 +1,267 @@
+"""Checkpoints: exact resume after a stop or a kill, damaged files, full disks, keys of runs."""
+
+import dataclasses
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from full_disk import largest_file
+from training_runs import (
+    CPU,
+    HALF,
+    MODERN,
+    QUICK,
+    Stop,
+    assert_same_history,
+    fitted,
+    run_folder,
+    same_weights,
+    small_net,
+    stop_after,
+    stripes,
+)
+
+from siutils import training_files
+from siutils.checkpoints import fingerprint, load_checkpoint, replacing, save_checkpoint
+from siutils.data import Transform
+from siutils.training import (
+    evaluate,
+    fit,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# Resume
+
+
+RESUMED = {
+    "sgd": dataclasses.replace(QUICK, lr=0.01),
+    "adamw": dataclasses.replace(QUICK, lr=0.01, optimizer="adamw"),
+    "modern": MODERN,
+}
+
+
+@pytest.mark.parametrize("recipe", RESUMED.values(), ids=RESUMED.keys())
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_stopped_run_resumes_exactly(tmp_path, epoch, recipe):
+    straight, expected = fitted(recipe)
+    with pytest.raises(Stop):
+        fitted(recipe, tmp_path, progress=stop_after(epoch))
+    lines = []
+    resumed, history = fitted(recipe, tmp_path, progress=lines.append)
+    assert 4 - epoch <= len(lines) < 4  # more where writing was slow
+    assert same_weights(straight, resumed)
+    assert_same_history(history, expected)
+
+
+def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
+    model, history = fitted(cache=tmp_path)
+    lines = []
+    again, loaded = fitted(cache=tmp_path, progress=lines.append)
+    assert lines == []
+    assert same_weights(model, again)
+    assert not again.training
+    pd.testing.assert_frame_equal(history, loaded)
+    folder = run_folder(tmp_path)
+    files = sorted(path.name for path in folder.iterdir())
+    epoch = max(history["epoch"][history["val_accuracy"] == history["val_accuracy"].max()])
+    assert files == [f"best{epoch}.pt", "history.csv", "last.pt", "meta.json"]
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "history.csv"), history)
+    best = load_checkpoint(folder / f"best{epoch}.pt", ("model",), CPU)
+    assert best["val_accuracy"] == history["val_accuracy"].max()
+
+
+def test_the_best_epoch_is_one_of_the_history_that_is_gone_on_from(tmp_path):
+    """A better one of a later epoch, whose last.pt was not written any more, does not count."""
+    with pytest.raises(Stop):
+        fitted(cache=tmp_path, progress=stop_after(2))
+    folder = run_folder(tmp_path)
+    [best] = folder.glob("best*.pt")
+    ahead = torch.load(best, weights_only=True) | {"epoch": 3, "val_accuracy": 2.0}
+    torch.save(ahead, folder / "best3.pt")
+    model, history = fitted(cache=tmp_path)
+    assert same_weights(model, fitted()[0])
+    assert history["val_accuracy"].max() <= 1
+    assert len(list(folder.glob("best*.pt"))) == 1
+
+
+def test_snapshots_hold_the_weights_after_their_epochs(tmp_path):
+    model, history = fitted(recipe=QUICK)
+    for cache in (None, tmp_path, tmp_path):  # the last one is loaded
+        snapshots = {2: {}, 4: {}}
+        same, again = fitted(cache=cache, snapshots=snapshots)
+        assert same_weights(model, same)
+        assert_same_history(history, again)
+        for epoch, weights in snapshots.items():
+            copy = small_net()
+            copy.load_state_dict(weights)
+            copy.transform = HALF
+            accuracy = evaluate(copy, stripes(30, seed=1), device="cpu")["accuracy"]
+            assert accuracy == history["val_accuracy"][epoch - 1]
+    assert not torch.equal(snapshots[2]["0.weight"], snapshots[4]["0.weight"])
+    stopped = {2: {}, 4: {}}
+    with pytest.raises(Stop):
+        fitted(cache=tmp_path / "stopped", snapshots=stopped, progress=stop_after(3))
+    assert (len(stopped[2]), len(stopped[4])) == (len(snapshots[2]), 0)
+    resumed = {2: {}, 4: {}}
+    fitted(cache=tmp_path / "stopped", snapshots=resumed)
+    for epoch in (2, 4):
+        assert all(torch.equal(resumed[epoch][k], v) for k, v in snapshots[epoch].items())
+    with pytest.raises(ValueError, match="keys from 1 to 4, got 5"):
+        fitted(snapshots={5: {}})
+
+
+def test_whatever_changes_the_result_is_another_run(tmp_path):
+    train, val = stripes(49), stripes(30, seed=1)
+    other_image = train.images.clone()
+    other_image[3, 0, 0, 0] ^= 1
+    other_labels = val.labels.clone()
+    other_labels[0] = 1
+    variants = [
+        {},
+        {"seed": 1},
+        {"epochs": 1},
+        {"recipe": dataclasses.replace(QUICK, lr=0.04)},
+        {"transform": Transform((0.4,) * 3, (0.5,) * 3)},
+        {"train": dataclasses.replace(train, images=other_image)},
+        {"val": dataclasses.replace(val, labels=other_labels)},
+    ]
+    for number, options in enumerate(variants, start=1):
+        fitted(**{"cache": tmp_path, "train": train, "val": val} | options)
+        assert len(list((tmp_path / "training").iterdir())) == number
+    model = small_net(seed=1)
+    fit(model, train, val, QUICK, transform=HALF, device="cpu", cache=tmp_path)
+    assert len(list((tmp_path / "training").iterdir())) == len(variants) + 1
+
+
+def test_where_writing_is_slow_only_some_epochs_are_stored(tmp_path, monkeypatch):
+    def slowly(content, path):
+        time.sleep(0.1)
+        save_checkpoint(content, path)
+
+    monkeypatch.setattr(training_files, "save_checkpoint", slowly)
+    with pytest.raises(Stop):
+        fitted(MODERN, tmp_path, progress=stop_after(3))
+    assert len(load_checkpoint(run_folder(tmp_path) / "last.pt", ("history",), CPU)["history"]) == 1
+    resumed, history = fitted(MODERN, tmp_path)
+    assert len(load_checkpoint(run_folder(tmp_path) / "last.pt", ("history",), CPU)["history"]) == 4
+    straight, expected = fitted(MODERN)
+    assert same_weights(straight, resumed)
+    assert_same_history(history, expected)
+
+
+@pytest.mark.parametrize("name", ["QUICK", "MODERN"])
+def test_a_run_killed_at_any_moment_finishes_with_the_same_weights(tmp_path, name):
+    script = textwrap.dedent(f"""
+        import dataclasses
+        import sys
+        from pathlib import Path
+        import torch
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from training_runs import *
+        torch.set_num_threads(1)
+        print("ready", flush=True)
+        fitted(dataclasses.replace({name}, epochs=40), Path({str(tmp_path)!r}),
+               progress=lambda line: print(line, flush=True))
+    """)
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch 5/"):
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    lines = []
+    recipe = dataclasses.replace(globals()[name], epochs=40)
+    resumed, _ = fitted(recipe, tmp_path, progress=lines.append)
+    assert 0 < len(lines) < 40
+    assert same_weights(resumed, fitted(recipe)[0])
+
+
+# Damaged files, full disks, wrong inputs
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("pwned",)
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best*.pt"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "malicious", "missing key"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, monkeypatch, name, damage):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Stop):
+        fitted(cache=tmp_path, progress=stop_after(2))
+    [path] = run_folder(tmp_path).glob(name)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-200])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "malicious":
+        path.write_bytes(pickle.dumps(Evil(), protocol=2))
+    else:
+        torch.save({"weights": torch.zeros(1)}, path)
+    with pytest.raises(RuntimeError) as error:
+        fitted(cache=tmp_path)
+    assert str(path) in str(error.value)
+    assert f"Delete the folder {path.parent}" in str(error.value)
+    assert not Path("pwned").exists()
+
+
+def test_a_full_disk_is_one_clear_error_and_the_old_checkpoint_is_intact(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint({"w": torch.ones(3)}, path)
+    with largest_file(20_000), pytest.raises(OSError, match=r"cannot write .*last\.pt: .*space"):
+        save_checkpoint({"w": torch.zeros(100_000)}, path)
+    assert torch.equal(load_checkpoint(path, ("w",), CPU)["w"], torch.ones(3))
+    failure = pytest.raises(OSError, match=r"cannot write .*notes: .*space")
+    with largest_file(20_000), failure, replacing(tmp_path / "notes") as temporary:
+        temporary.write_bytes(bytes(100_000))
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_cache_that_is_no_folder_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write .*meta\.json"):
+        fitted(cache=tmp_path / "file")
+
+
+def test_what_a_killed_run_left_is_removed_later(tmp_path):
+    old, young = tmp_path / "last.pt.1.tmp", tmp_path / "last.pt.2.tmp"
+    old.write_text("")
+    young.write_text("")
+    os.utime(old, (0, 0))
+    save_checkpoint({}, tmp_path / "last.pt")
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_fingerprint_tells_apart_what_differs(tmp_path):
+    file = tmp_path / "a"
+    file.write_text("x")
+    things = [
+        (torch.zeros(4),),
+        (torch.zeros(2, 2),),
+        (torch.zeros(4, dtype=torch.int32),),
+        (torch.zeros(2), torch.zeros(2)),
+        ({"a": torch.zeros(4)},),
+        ({"b": torch.zeros(4)},),
+        ("ab", "c"),
+        ("a", "bc"),
+        (("a", "bc"),),
+        (1,),
+        ("1",),
+        (file,),
+        (str(file),),
+    ]
+    assert len({fingerprint(*thing) for thing in things}) == len(things)
+    channels_last = torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    assert fingerprint(channels_last) == fingerprint(channels_last.contiguous())

@@ -1,0 +1,77 @@
+"""Short trainings of a small network on striped images, shared by the tests of training."""
+
+import pandas as pd
+import torch
+from torch import nn
+
+from siutils.data import ImageSet, Transform
+from siutils.training import (
+    Recipe,
+    fit,
+    get_recipe,
+)
+
+CPU = torch.device("cpu")
+HALF = Transform((0.5,) * 3, (0.5,) * 3)
+QUICK = Recipe("quick", epochs=4, batch_size=16, lr=0.05, crop_padding=1, rotation=10, bn_images=24)
+MODERN = get_recipe("modern", epochs=4, batch_size=16, lr=0.05, crop_padding=1)
+
+
+def stripes(n, classes=3, seed=0):
+    """Images whose class is the row that is bright, so that a small network learns them at once."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % classes
+    images = torch.randint(0, 60, (n, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    images[torch.arange(n), :, 2 * labels + 1] += 150
+    return ImageSet("stripes", images, labels, tuple("abcdefgh"[:classes]), "")
+
+
+def small_net(classes=3, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(inplace=True),
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            nn.Linear(8 * 64, classes),
+        )
+
+
+def no_dropout():
+    net = small_net()
+    return nn.Sequential(*net[:4], net[5])
+
+
+def same_weights(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def assert_same_history(a, b):
+    pd.testing.assert_frame_equal(a.drop(columns="seconds"), b.drop(columns="seconds"))
+
+
+def fitted(recipe=QUICK, cache=None, seed=0, train=None, val=None, **options):
+    model = small_net()
+    options = {"transform": HALF, "device": "cpu", "cache": cache, "seed": seed} | options
+    history = fit(model, train or stripes(49), val or stripes(30, seed=1), recipe, **options)
+    return model, history
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(epoch):
+    def progress(line):
+        if line.startswith(f"epoch {epoch}/"):
+            raise Stop
+
+    return progress
+
+
+def run_folder(cache):
+    (folder,) = (cache / "training").iterdir()
+    return folder
