@@ -1,6 +1,7 @@
 """Files of weights: read as tensors, never as code, with errors that say what to do."""
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,8 +91,10 @@ def load(model: nn.Module, state: dict[str, Tensor], name: str, path: Path) -> N
 
     >>> load(nn.Linear(2, 1), nn.Linear(2, 1).state_dict(), "linear", Path("a.pt"))
     """
+    content = OrderedDict(state)  # without versions, as old files are; but MNASNet asks for its own
+    content._metadata = {"": model.state_dict()._metadata[""]}  # type: ignore[attr-defined]
     try:
-        model.load_state_dict(state, strict=True)
+        model.load_state_dict(content, strict=True)
     except RuntimeError as error:
         raise ValueError(f"weights: {path} does not fit {name}: {shortened(error)}") from error
 
