@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from siutils._sketch import spread_out
+
 PAIRS = 2**18  # numbers per batch of pair distances: stays in the cache of a core
 DELAY = 2  # seconds without a progress bar
 
@@ -201,8 +203,7 @@ def scattered(job: Job, refs: Tensor) -> Tensor:
 
     A block is judged by its sample farthest from the center: outliers would spoil all blocks.
     """
-    generator = torch.Generator().manual_seed(0)
-    order = refs[torch.randperm(len(refs), generator=generator).to(refs.device)]
+    order = refs[spread_out(len(refs), len(refs), refs.device)]
     norms = torch.empty(len(refs), device=refs.device)
     wide = torch.promote_types(job.x.dtype, torch.float32)
     center, step = job.center.to(wide), max(1, 2**20 // job.x.shape[1])

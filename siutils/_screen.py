@@ -14,7 +14,11 @@ from siutils._sketch import Frame, Sketch
 
 
 class Screen:
-    """One level: maxima of products over blocks, thresholds, candidates, exact distances."""
+    """One level: maxima of products over blocks, thresholds, candidates, exact distances.
+
+    More than ``limit`` candidates per row are too many, on average over the rows compared at once;
+    only then are the rows that have more of them given up.
+    """
 
     def __init__(
         self, job: Job, frame: Frame, ids: Tensor, refs: Tensor, limit: int, out: Neighbors

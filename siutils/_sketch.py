@@ -13,10 +13,11 @@ never farther apart than their samples. Rounding is covered by two numbers:
   (p, 1, -|p|^2/2), sketches have the product s = -|p_i - p_j|^2 / 2 within
   gamma (|p_i| + |p_j|)^2 / 2.
 
-Where the CPU multiplies bfloat16 fast, a first look is at sketches rounded to it. `eta` then grows
-by `half`, the most that this rounding was measured to move any sketch, over its |p|; -|p|^2/2 of
-the moved sketch is stored in three pieces that lose 2^-23 of it; sums are float32, and rounding
-them to bfloat16 changes them by 2^-8 (`lift`). It only chooses blocks to look at in float32.
+Where the CPU multiplies bfloat16 fast, and it pays (`Frame.sieve`), a first look is at sketches
+rounded to it. `eta` then grows by `half`, the most that this rounding was measured to move any
+sketch, over its |p|; -|p|^2/2 of the moved sketch is stored in three pieces that lose 2^-23 of it;
+sums are float32, and rounding them to bfloat16 changes them by 2^-8 (`lift`). It only chooses
+blocks to look at in float32.
 
 Hence a sample j with |v_i - v_j| <= t has s >= -((t + eta (a_i + a_j))^2 + gamma (a_i + a_j)^2) / 2
 where a = |p|. What falls below is proven out; nothing else is.
@@ -39,10 +40,10 @@ WIDEN = 1 + 1e-5  # covers the rounding of the thresholds themselves
 SAMPLE = 4096  # samples from which center and basis are estimated; any center, any basis is valid
 LADDER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # numbers of axes to choose from
 HALVE = 1024  # samples, at least, to look at bfloat16 products first
-BLOCKS = 256  # blocks of references, at least
+BLOCKS = 256  # blocks of references, at least; few samples make fewer, of up to 64 rows
 SCAN = 60  # reading a product costs as much as so many more dimensions
 SIEVE = 0.45  # time of a bfloat16 product, over that of a float32 one
-CACHE = 3 * 2**28  # bytes of sketches kept in memory; larger ones are made anew panel by panel
+CACHE = 3 * 2**28  # bytes of sketches of all dimensions in memory; more are made anew by panels
 
 
 @dataclass(frozen=True)

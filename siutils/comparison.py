@@ -186,9 +186,7 @@ def compare_all(
     """
     if len(representations) < 2:
         raise ValueError(f"representations must be two or more; got {list(representations)}")
-    table = pd.DataFrame(_compared(representations, index, order, level, seed))
-    table["p_holm"] = holm(table["p_value"].tolist())
-    return table[_COLUMNS]
+    return compare_groups({"": representations}, index, order, level, seed)[_COLUMNS]
 
 
 def compare_groups(
@@ -218,11 +216,12 @@ def compare_groups(
     >>> compare_groups(groups)[["within", "first", "second", "effect"]].round(2).values.tolist()
     [['all', 'line', 'wrapped', 0.83]]
     """
-    rows = [
-        {"within": name, **row}
-        for name, members in groups.items()
-        for row in _compared(members, index, order, level, seed)
-    ]
+    rows = []
+    for name, members in groups.items():
+        for (a, first), (b, second) in combinations(members.items(), 2):
+            found = first.compare(second, index, order, level, seed)._asdict()
+            names = {"within": name, "first": a, "second": b}
+            rows.append(names | {"index": index, "order": order} | found)
     if not rows:
         sizes = {name: len(members) for name, members in groups.items()}
         raise ValueError(f"groups must hold two representations in one of them; got {sizes}")
@@ -294,13 +293,3 @@ _COLUMNS = [
     *("first", "second", "index", "order", "value", "other", "effect", "low", "high"),
     *("p_value", "p_holm", "wins", "losses", "design_effect", "n", "level"),
 ]
-
-
-def _compared(
-    representations: Mapping[str, Any], index: str, order: int, level: float, seed: int
-) -> list[dict[str, Any]]:
-    rows = []
-    for (a, first), (b, second) in combinations(representations.items(), 2):
-        found = first.compare(second, index, order, level, seed)._asdict()
-        rows.append({"first": a, "second": b, "index": index, "order": order, **found})
-    return rows

@@ -126,13 +126,12 @@ def add_layers(commands: Commands) -> None:
 def _layers(options: argparse.Namespace) -> int:
     def check() -> dict[str, Any]:
         from siutils.folders import find_halves
-        from siutils.pooling import check_pools
+        from siutils.pooling import parse_pools
         from siutils.zoo import check_model
 
         _check_classes(find_halves(options.data), 2, options.per_class or 2)
         check_model(options.model, options.weights)
-        pools = [None if p == "flattened" else int(p) if p.isdigit() else p for p in options.pool]
-        check_pools(pools)
+        pools = parse_pools(options.pool)
         if "swin" in options.model and pools != [None]:
             raise ValueError(
                 "pool: layers of Swin networks are (B, H, W, C); only flattened is right"

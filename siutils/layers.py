@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from siutils import features as _features
 from siutils.checkpoints import fingerprint, load_checkpoint, replacing, save_checkpoint
 from siutils.cross import CrossSeparation
-from siutils.data import Transform
 from siutils.devices import resolve_device
 from siutils.feature_files import check_room, free_bytes, job_file, memory_map, write_header
+from siutils.features import Transform
 from siutils.layer_names import check_names, layer_names
 from siutils.layer_plan import Step, is_large, plan_steps
 from siutils.pooling import Job, Pool, check_pools, pool_name
@@ -218,7 +218,7 @@ class _Source:
 
     images: Tensor
     labels: Tensor
-    transform: _features.Transform
+    transform: Transform
 
     @classmethod
     def of(
@@ -268,9 +268,9 @@ def _score_jobs(
         finished = {
             job: _read_scores(file, how.samples) for job, file in files.items() if file.exists()
         }
-    todo = [job for job in jobs if job not in finished]
+    missing = [job for job in jobs if job not in finished]
     try:
-        for step in _steps(model, sources, todo, how, folders, keep) if todo else ():
+        for step in _steps(model, sources, missing, how, folders, keep) if missing else ():
             for job, scored in _score_step(model, sources, step, how, folders):
                 if rows is not None:
                     _write_scores(scored, job_file(rows, job, "json"))

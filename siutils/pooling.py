@@ -60,6 +60,15 @@ def check_pools(pool: Pool | Sequence[Pool]) -> list[Pool]:
     return list(dict.fromkeys(pools))
 
 
+def parse_pools(names: Sequence[str]) -> list[Pool]:
+    """Ways of pooling by the names that are typed: flattened, mean, or the side of a grid.
+
+    >>> parse_pools(["flattened", "mean", "2"])
+    [None, 'mean', 2]
+    """
+    return check_pools([None if p == "flattened" else int(p) if p.isdigit() else p for p in names])
+
+
 def pool_name(pool: Pool) -> str:
     """As tables call it.
 

@@ -75,8 +75,7 @@ def balanced_subset(labels: Tensor | ArrayLike, per_class: int, seed: int = 42) 
         raise ValueError(
             f"per_class={per_class}, but class {classes[short]} has only {counts[short]} samples"
         )
-    order, rank = _shuffled_by_class(y, counts, seed, stream=1)
-    return _sorted_indices(order[rank < per_class])
+    return capped_subset(labels, int(per_class), seed)
 
 
 def capped_subset(labels: Tensor | ArrayLike, most: int | Sequence[int], seed: int = 42) -> Tensor:

@@ -31,7 +31,7 @@ class LayerSamples(NamedTuple):
     lists: Lists | None
 
 
-def compare_layers(first: LayerSamples, second: LayerSamples, seed: int = 0) -> Comparison:
+def compare_layers(first: LayerSamples, second: LayerSamples) -> Comparison:
     """SI of the first minus SI of the second, tested on the same samples.
 
     As :meth:`siutils.SeparationIndex.compare`; neighbors in a second set leave the samples
@@ -39,7 +39,6 @@ def compare_layers(first: LayerSamples, second: LayerSamples, seed: int = 0) -> 
 
     Args:
         first, second: the same samples in the same order.
-        seed: of the design effect's random partitions.
 
     Raises:
         ValueError: if labels differ, or only one has neighbors among its own samples.
@@ -58,7 +57,7 @@ def compare_layers(first: LayerSamples, second: LayerSamples, seed: int = 0) -> 
     effect = 1.0
     if first.lists is not None and second.lists is not None:
         lists = first.lists, second.lists
-        effect = design_effect(values[0] - values[1], lists, "si", 1, seed)
+        effect = design_effect(values[0] - values[1], lists, "si", 1)
     return compare_values(*values, first.labels, effect)
 
 

@@ -24,6 +24,7 @@ def test_readme_table_is_that_of_the_benchmark():
             for contestant in ("matmul", "sklearn", "faiss"):
                 row = cells.loc[(workload, k, contestant)]
                 assert row["run"] == ours["run"]  # a ratio is of one run
+                assert (row["repeats"], ours["repeats"], row["queries"]) == (5, 5, 1280)
                 others.append(f"{row['time_s']:.3g} s ({row['ratio']:.1f} ×)")
             memory = f"{round(ours['peak_mb'], -1):.0f} MB"
             line = [f"{name}, k = {k}", f"{ours['time_s']:.3g} s", *others, memory]

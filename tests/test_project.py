@@ -21,7 +21,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = sorted((ROOT / "siutils/pages").glob("*/*.ipynb"))
 # A module imports only modules above it.
 LAYERS = (
-    ("_pairs", "_sketch", "paths", "weight_files"),
+    ("_sketch", "paths", "weight_files"),
+    ("_pairs",),
     ("_screen",),
     ("architectures", "neighbors", "indices", "sampling", "plots", "pooling", "results", "devices"),
     (
