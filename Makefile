@@ -24,6 +24,7 @@ api: .venv/ready
 
 # Keep the results of a run in git: figures, tables and run record, no pages.
 figures: reports/$(PROFILE)/run.json
+	rm -rf figures/$(PROFILE)
 	mkdir -p figures/$(PROFILE)/tables
 	cp reports/$(PROFILE)/figures/* reports/$(PROFILE)/run.json figures/$(PROFILE)/
 	cp reports/$(PROFILE)/tables/*.csv figures/$(PROFILE)/tables/

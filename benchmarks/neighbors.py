@@ -10,13 +10,14 @@ One row per workload, N, k and contestant goes to the CSV; rows that are there a
 again, so that a long benchmark can be done in pieces. Contestants of one row group take turns: an
 untimed round on few samples, then `--repeats` timed ones; `time_s` is the median, `ratio` that over
 the median of siutils. `--queries M` lets brute force answer for M samples only, against all N, and
-scales that part of its time by N / M (brute force is linear in queries; rows with `queries` = `n`
-show that this is right); siutils always does all of it. `peak_mb` is memory beyond the features at
-the worst moment of any timed round. `gflops` are the operations of brute force, 2 N² D, per second
-of this contestant, `sgemm_gflops` those of torch's plain float32 matrix product in the same run.
-`agree` is the share of samples with the same neighbors in the same order as siutils:
-float32 contestants swap near ties. Runs in which other processes took more than a fifth of the CPU
-are repeated, up to three times as many; then the quietest count, and `others` tells how quiet.
+scales that part of its time by N / M (brute force is linear in queries; without `--queries` it
+answers all, which shows that this is right); siutils always does all of it. `peak_mb` is memory
+beyond the features at the worst moment of any timed round. `gflops` are the operations of brute
+force, 2 N² D, per second of this contestant, `sgemm_gflops` those of torch's plain float32 matrix
+product in the same run. `agree` is the share of samples with the same neighbors in the same order
+as siutils: float32 contestants swap near ties. Runs in which other processes took more than a fifth
+of the CPU are repeated, up to three times as many; then the quietest count, and `others` tells how
+quiet.
 """
 
 from __future__ import annotations
