@@ -42,7 +42,7 @@ def ranking_dots(table: pd.DataFrame, label: str = "SI") -> Figure:
         axes.set(title=arm, xlabel=label, ylim=(most - 0.5, -0.5))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25, linewidth=0.6, axis="x")
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
     return figure
 
 

@@ -281,7 +281,8 @@ def linear_probe(
             f"labels: a class has only {smallest} of the {len(y)} samples used, fewer than "
             f"folds={folds}; leave it out, raise max_samples or take fewer folds"
         )
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    # sklearn's default tolerance takes three times as long for about the same accuracy
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, tol=1e-3))
     split = StratifiedKFold(folds, shuffle=True, random_state=seed)
     return float(cross_val_score(model, x, y, cv=split).mean())
 
