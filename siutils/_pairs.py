@@ -120,6 +120,12 @@ class Job:
     chunk: int | None
 
     @property
+    def room(self) -> int:
+        """Bytes to work in beside the features: a quarter of theirs, and a billion."""
+        sets = [self.x] if self.own else [self.x, self.q]
+        return 10**9 + sum(s.numel() * s.element_size() for s in sets) // 4
+
+    @property
     def short(self) -> bool:
         """Few enough dimensions that float32 sums have a useful error bound."""
         return self.x.shape[1] < 2**20
@@ -179,22 +185,26 @@ def without_copies(job: Job) -> Tensor:
     x, d = job.x, job.x.shape[1]
     ids = torch.arange(len(x), device=x.device)
     generator = torch.Generator().manual_seed(0)
-    away = torch.rand(d, generator=generator, dtype=torch.float64).to(x.device)
+    away = torch.rand(d, generator=generator, dtype=torch.float64, device="cpu").to(x.device)
     point = (job.center + away / job.scale)[None]
     some = torch.arange(0, d, -(-d // 16), device=x.device)  # a quick look first
-    suspects = ids[_frequent(_fingerprints(x[:, some], ids, point[:, some]), job.k)]
+    look = _fingerprints(x[:, some], ids, point[:, some], job.unit)
+    suspects = ids[_frequent(look, job.k)]
     if len(suspects) <= len(x) // 20:
         return ids
-    keys, order = _fingerprints(x, suspects, point).sort(stable=True)
+    keys, order = _fingerprints(x, suspects, point, job.unit).sort(stable=True)
     suspects = suspects[order]
     counts = torch.unique_consecutive(keys, return_counts=True)[1]
     first = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    late = torch.arange(len(keys), device=x.device) - first > job.k
-    drop, leader = suspects[late], suspects[first[late]]
-    keep = torch.ones_like(ids, dtype=torch.bool)
+    # equal fingerprints are no proof: what counts is how many rows equal the first of the group
+    same = torch.empty_like(first, dtype=torch.bool)
     step = max(1, PAIRS // d)
-    for some, model in zip(drop.split(step), leader.split(step), strict=True):
-        keep[some] = (x[some] != x[model]).any(dim=1)  # equal fingerprints are no proof
+    parts = (same.split(step), suspects.split(step), suspects[first].split(step))
+    for out, rows, leaders in zip(*parts, strict=True):
+        out.copy_((x[rows] == x[leaders]).all(dim=1))
+    before = same.cumsum(0) - same.long()
+    keep = torch.ones_like(ids, dtype=torch.bool)
+    keep[suspects[same & (before - before[first] > job.k)]] = False
     return ids[keep]
 
 
@@ -214,9 +224,9 @@ def scattered(job: Job, refs: Tensor) -> Tensor:
     return order[far.argsort(stable=True)]
 
 
-def _fingerprints(x: Tensor, ids: Tensor, point: Tensor) -> Tensor:
+def _fingerprints(x: Tensor, ids: Tensor, point: Tensor, unit: float) -> Tensor:
     """One number per sample, the same for identical samples: squared distance to a point."""
-    return squared_distances(x, point, ids, torch.zeros_like(ids))
+    return squared_distances(x, point, ids, torch.zeros_like(ids), unit)
 
 
 def _frequent(keys: Tensor, k: int) -> Tensor:

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from siutils import _sketch
-from siutils._pairs import PAIRS, Job, Neighbors, by_value, in_steps, squared_distances
+from siutils._pairs import (
+    PAIRS,
+    Job,
+    Neighbors,
+    by_value,
+    in_steps,
+    is_out_of_memory,
+    squared_distances,
+)
 from siutils._sketch import Frame, Sketch
 
 
@@ -31,13 +39,16 @@ class Screen:
         block = max(-(-n // max(_sketch.BLOCKS, 8 * job.k)), min(64, n // (32 * job.k)))
         halve = frame.sieve and frame.dtype == torch.float32 and n >= _sketch.HALVE
         halve = halve and _sketch.has_bfloat16(device)
-        self.refs = Sketch(job.x, refs, frame, block, in_steps, halve)
+        room = job.room * 3 // 4
+        self.refs = Sketch(job.x, refs, frame, block, in_steps, room, halve)
         self.whole = job.own and n == len(ids) == len(job.x)
         self.place: Tensor | None = None  # where each row stands among the references
         if self.whole:
             self.left, self.place = self.refs, torch.arange(self.refs.padded, device=device)
         else:
-            self.left = Sketch(job.q, ids, frame, 1, in_steps, halve, passing=True)
+            # without a basis, what passes by once is cheaply made again
+            room = (room if frame.basis is not None else room // 8) - self.refs.bytes
+            self.left = Sketch(job.q, ids, frame, 1, in_steps, room, halve)
             if job.own:
                 where = torch.full((len(job.x),), -1, dtype=torch.int64, device=device)
                 where[self.refs.ids] = torch.arange(n, device=device)
@@ -45,22 +56,27 @@ class Screen:
         self.partners = _sketch.partner_factors(self.refs.norms, frame)
         self.block_norms = self.refs.block_norms()
         # the first look is at bfloat16 products where these are fast, under a bound of their own
+        both = self.left.half > 0 < self.refs.half
         half = max(self.left.half, self.refs.half)
-        self.first = replace(frame, half=half if half < 2.0**-7 else 0.0)
+        self.first = replace(frame, half=half if both and half < 2.0**-7 else 0.0)
 
     def run(self) -> Tensor:
         """Fill in what can be settled; return the ids of the other queries."""
-        total, group = self.left.padded, self.left.padded
-        x = self.job.x
-        room = max(2**29, x.numel() * x.element_size() // 4)
-        room = max(1, room // (self.refs.blocks * self.frame.dtype.itemsize))
-        symmetric = self.whole and total <= room
-        if not symmetric:
-            group = min(total, room)
-        failed = []
-        for low in range(0, total, group):
+        total, low, failed = self.left.padded, 0, []
+        kept = self.refs.bytes + (0 if self.whole else self.left.bytes)
+        dtype = torch.bfloat16 if self.first.half else self.frame.dtype
+        room = max(self.job.room - kept, 2**27) // (self.refs.blocks * dtype.itemsize)
+        group = max(1, min(total, room))
+        while low < total:
             high = min(low + group, total)
-            best = self._maxima(low, high, symmetric)
+            try:
+                best = self.refs.norms.new_empty(self.refs.blocks, high - low, dtype=dtype)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or high - low == 1:
+                    raise
+                group = (high - low) // 2
+                continue
+            self._maxima(low, best, symmetric=self.whole and high - low == total)
             rows = min(high, len(self.left.ids)) - low
 
             def work(start: int, stop: int, low: int = low, best: Tensor = best) -> None:
@@ -69,17 +85,16 @@ class Screen:
 
             few = max(1, min(4096, 2**24 // self.frame.width, 2**23 // self.limit))
             in_steps(rows, self.job.chunk or few, work, "comparing")
+            low = high
         return torch.cat(failed)
 
-    def _maxima(self, low: int, high: int, symmetric: bool) -> Tensor:
-        """Largest product of each row in low…high with each block of references: (blocks, rows).
+    def _maxima(self, low: int, best: Tensor, symmetric: bool) -> None:
+        """Fill in the largest product of rows low… with each block of references: (blocks, rows).
 
         Each row's product with itself is left out. With ``symmetric`` (rows are the references)
         a tile serves its rows and its columns.
         """
         refs, block = self.refs, self.refs.block
-        dtype = torch.bfloat16 if self.first.half else self.frame.dtype
-        best = torch.empty(refs.blocks, high - low, dtype=dtype, device=refs.x.device)
         unit = block if symmetric else 1
         side = max(1, self._tile() // unit)
 
@@ -104,8 +119,7 @@ class Screen:
                         best[ib, j : j + len(right)] = s.view(-1, block, len(right)).amax(1)
 
         size = self.job.chunk // unit if self.job.chunk else 4 * side
-        in_steps((high - low) // unit, max(1, size), work, "screening")
-        return best
+        in_steps(best.shape[1] // unit, max(1, size), work, "screening")
 
     def _factor(self, sketch: Sketch, start: int, stop: int, left: bool = False) -> Tensor:
         if self.first.half:
@@ -155,9 +169,11 @@ class Screen:
         row, col = torch.cat(pairs, dim=1)
         keep = passed[row] & self._real(row + low, col)
         row, col = row[keep], col[keep]
-        if self.refs.fine is not None:
+        if self.left.fine is not None and self.refs.fine is not None:
             keep = self._fine(low, row, col, reach)
             row, col = row[keep], col[keep]
+        if bool((torch.bincount(row, minlength=len(passed))[passed] < self.job.k).any()):
+            raise RuntimeError("a bound ruled out a neighbor: please report this data")
         self._settle(low, passed, row, col)
         return self.left.ids[low:high][~passed]
 

@@ -43,7 +43,6 @@ HALVE = 1024  # samples, at least, to look at bfloat16 products first
 BLOCKS = 256  # blocks of references, at least; few samples make fewer, of up to 64 rows
 SCAN = 60  # reading a product costs as much as so many more dimensions
 SIEVE = 0.45  # time of a bfloat16 product, over that of a float32 one
-CACHE = 3 * 2**28  # bytes of sketches of all dimensions in memory; more are made anew by panels
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,12 @@ class Frame:
     def coordinates(self, x: Tensor) -> Tensor:
         """Float64 coordinates of rows: (n, D), or (n, m + 1) with the left-over length last."""
         v = (x.double() if x.dtype != torch.float64 else x.clone()).sub_(self.center)
+        v.mul_(self.scale)
         if self.basis is None:
-            return v.mul_(self.scale)
+            return v
         z = v @ self.basis
         left = torch.linalg.vector_norm(v, dim=1).square_() - z.square().sum(1)
-        return torch.cat([z, left.clamp_(min=0).sqrt_()[:, None]], dim=1).mul_(self.scale)
+        return torch.cat([z, left.clamp_(min=0).sqrt_()[:, None]], dim=1)
 
     def coarse(self, fine: Tensor) -> Tensor:
         """Coordinates to search by: the left-over length takes in the axes that are dropped."""
@@ -121,7 +121,8 @@ class Sketch:
         norms: (padded,) float64, |p|; 0 for padding.
         fine: (n, m + 1) coordinates by all axes, or None where they are the same.
         block: rows per block.
-        half: most that rounding to bfloat16 moves a sketch, over |p|; 0 without ``halve``.
+        half: most that rounding to bfloat16 moves a sketch, over |p|; 0 if there are no halves.
+        bytes: of what is kept. What does not fit into ``room`` is made anew each time.
     """
 
     def __init__(
@@ -131,26 +132,22 @@ class Sketch:
         frame: Frame,
         block: int,
         each: Callable[..., None],
+        room: int,
         halve: bool = False,
-        passing: bool = False,
     ) -> None:
         self.x, self.ids, self.frame, self.block = x, ids, frame, block
         self.padded = -(-len(ids) // block) * block
         self.norms = torch.zeros(self.padded, dtype=torch.float64, device=x.device)
+        self.bytes = 0
+        self._cache: Tensor | None = None
+        cache = self._room(self.padded, frame.width, room)
         self.fine: Tensor | None = None
         if frame.basis is not None and frame.axes < frame.basis.shape[1]:
-            shape = (len(ids), frame.basis.shape[1] + 1)
-            self.fine = torch.empty(shape, dtype=frame.dtype, device=x.device)
-        self._cache: Tensor | None = None
+            self.fine = self._room(len(ids), frame.basis.shape[1] + 1, room)
         self.half = 0.0
+        # made anew, projections can differ in their last bit, and the pieces are of these bits
+        halve = halve and (cache is not None or frame.basis is None)
         self._pieces = x.new_empty(self.padded if halve else 0, 3, dtype=torch.bfloat16)
-        size = self.padded * frame.width * frame.dtype.itemsize
-        cache = None
-        # what passes by once is cheaply made again, what it is compared with is not
-        room = CACHE // 8 if passing else max(CACHE, x.numel() * x.element_size() // 4)
-        if frame.basis is not None or size <= room:
-            with contextlib.suppress(MemoryError, RuntimeError):  # no room: made anew each time
-                cache = torch.empty(self.padded, frame.width, dtype=frame.dtype, device=x.device)
 
         def build(start: int, stop: int) -> None:
             points = self.rows(start, stop)
@@ -164,6 +161,16 @@ class Sketch:
 
         each(self.padded, max(1, 2**20 // x.shape[1]), build, "sketching")
         self._cache = cache
+
+    def _room(self, rows: int, columns: int, room: int) -> Tensor | None:
+        size = rows * columns * self.frame.dtype.itemsize
+        if self.bytes + size > room:
+            return None
+        with contextlib.suppress(MemoryError, RuntimeError):
+            out = torch.empty(rows, columns, dtype=self.frame.dtype, device=self.x.device)
+            self.bytes += size
+            return out
+        return None
 
     @property
     def blocks(self) -> int:
@@ -267,7 +274,7 @@ def has_bfloat16(device: torch.device) -> bool:
 def spread_out(n: int, count: int, device: torch.device) -> Tensor:
     """At most ``count`` different indices below n, in random order from a generator of its own."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randperm(n, generator=generator)[:count].to(device)
+    return torch.randperm(n, generator=generator, device="cpu")[:count].to(device)
 
 
 def principal_axes(v: Tensor, m: int) -> Tensor:
@@ -277,7 +284,7 @@ def principal_axes(v: Tensor, m: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0)
     width = min(m + 16, v.shape[1])
-    axes = torch.randn(v.shape[1], width, generator=generator).to(v)
+    axes = torch.randn(v.shape[1], width, generator=generator, device="cpu").to(v)
     for _ in range(2):
         axes = torch.linalg.qr(v.T @ (v @ axes)).Q
     axes = torch.linalg.qr(axes.double()).Q
@@ -286,36 +293,40 @@ def principal_axes(v: Tensor, m: int) -> Tensor:
     return (axes @ turn)[:, :m].contiguous()
 
 
-def choose(x: Tensor, k: int, base: Frame, forced: bool, pair_cost: float) -> Frame | None:
+def choose(
+    x: Tensor, k: int, base: Frame, forced: bool, pair_cost: float, room: int
+) -> Frame | None:
     """The projection that should cost least, or None where all dimensions cost less.
 
-    Costs are in operations of the matrix product per sample; ``pair_cost`` is that of one
-    dimension of a pair's distance. Candidates are counted on a few samples, see `candidates`.
+    Its sketches take at most ``room`` bytes, unless it is forced. Costs are in operations of the
+    matrix product per sample; ``pair_cost`` is that of one dimension of a pair's distance.
+    Candidates are counted on a few samples, see `candidates`.
     """
     n, d = x.shape
     if not forced and d < 48:
         return None
-    room = max(2**25, x.numel() // 32) // d  # many dimensions: fewer samples, fewer axes
-    size = min(n, max(64, min(SAMPLE, n // 4, room)))
+    few = max(2**25, x.numel() // 32) // d  # many dimensions: fewer samples, fewer axes
+    size = min(n, max(64, min(SAMPLE, n // 4, few)))
     some = spread_out(n, 2 * size, x.device)
     full = replace(base, dtype=torch.float64)
     v = torch.empty(size, d, dtype=base.dtype, device=x.device)
     step = max(1, 2**20 // d)
     for out, part in zip(v.split(step), some[:size].split(step), strict=True):
         out.copy_(full.coordinates(x[part]))
-    basis = principal_axes(v, max(1, min(LADDER[-1], d // 2, room // 2)))
+    basis = principal_axes(v, max(1, min(LADDER[-1], d // 2, few // 2)))
     del v
     gap = basis.T @ basis - torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
-    if float(gap.norm()) > 2.0**-40:
-        raise RuntimeError("the projection's basis came out not orthonormal; use method='brute'")
+    if not float(gap.norm()) <= 2.0**-40:  # the bound wants it orthonormal
+        return None
     counts = candidates(x, some[-size:], k, full, basis)
     fast = base.dtype == torch.float32 and has_bfloat16(x.device)
     best, least = None, math.inf if forced else 0.9 * n * (d + SCAN)
-    for (axes, counted), (m, (few, _)) in itertools.product(counts.items(), counts.items()):
-        if m < axes:
+    for (axes, counted), (m, (left, _)) in itertools.product(counts.items(), counts.items()):
+        columns = axes + 3 + (m + 1 if m > axes else 0)
+        if m < axes or (n * columns * base.dtype.itemsize > room and not forced):
             continue
         many = counted[0]
-        pairs = (few + k + 2) * d + (many * m if m > axes else 0)
+        pairs = (left + k + 2) * d + (many * m if m > axes else 0)
         for sieve in (False, True)[: 1 + fast]:
             blocks = BLOCKS * -math.expm1(-counted[sieve] / BLOCKS)  # that hold so many candidates
             cost = n * (axes * (SIEVE if sieve else 1) + SCAN) + 4 * d * m + pairs * pair_cost

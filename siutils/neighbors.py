@@ -117,7 +117,8 @@ def _prepare(x: Tensor, q: Tensor, k: int, own: bool, chunk: int | None) -> Job:
         raise ValueError("features span more than float64 can hold; scale them down")
     exponent = math.frexp(spread)[1] if spread else 0
     scale = 2.0 ** max(-1000, min(1000, -exponent))
-    unit = scale if abs(exponent) > 300 else 1.0
+    # brings the largest square to 2^960, so that the least of a wide range stay above zero
+    unit = 2.0 ** max(-1000, min(1000, 480 - exponent)) if abs(exponent) > 300 else 1.0
     # mean of a few groups, then their median: near the mean, yet no outlier moves it
     count = max(64, min(_sketch.SAMPLE, 2**25 // x.shape[1]))
     groups = _sketch.spread_out(len(x), count, x.device).tensor_split(min(9, len(x)))
@@ -199,7 +200,8 @@ def _levels(job: Job, n: int, method: str) -> Iterator[tuple[Frame, int]]:
 
 def _projection(job: Job, base: Frame, forced: bool) -> Frame | None:
     try:
-        return _sketch.choose(job.x, job.k, base, forced, 170 if job.quick else 500)
+        cost = 170 if job.quick else 500
+        return _sketch.choose(job.x, job.k, base, forced, cost, job.room * 3 // 4)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from reference import brute_neighbors
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 from siutils import _pairs, _screen, _sketch, kneighbors
@@ -99,6 +100,49 @@ def test_out_of_memory_in_a_product_halves_the_chunk_and_goes_on(monkeypatch):
     found = kneighbors(X, 3, X[:100].copy(), method="brute")
     assert np.array_equal(found.indices.numpy(), brute_neighbors(X, 3, X[:100])[1])
     assert sizes[0] > 16 >= sizes[-1]
+
+
+class Scarce(TorchDispatchMode):
+    """Refuses to make room for more than so many numbers at once."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.refused = most, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.empty, torch.ops.aten.new_empty):
+            size = args[0] if func.overloadpacket is torch.ops.aten.empty else args[1]
+            if np.prod(size) > self.most:
+                self.refused += 1
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: injected")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["projection", "brute"])
+@pytest.mark.parametrize("halve", [1, 10**9])
+def test_no_room_for_sketches_or_maxima_costs_time_only(monkeypatch, method, halve):
+    monkeypatch.setattr(_sketch, "HALVE", halve)  # bfloat16 products or none
+    x = np.random.default_rng(3).normal(size=(400, 40)).astype(np.float32)
+    with Scarce(4000) as scarce:
+        found = kneighbors(x, 3, method=method, chunk_size=50)
+    assert scarce.refused > 1
+    expected = brute_neighbors(x, 3)
+    np.testing.assert_array_equal(found.indices, expected[1])
+    np.testing.assert_array_equal(found.distances, expected[0])
+
+
+def test_sketches_and_maxima_stay_within_a_quarter_of_the_features_and_a_billion(monkeypatch):
+    x = torch.randn(3000, 64, generator=torch.Generator().manual_seed(0))
+    job = _pairs.Job(x, x, 2, True, 1.0, 0.25, x.mean(0).double(), None)
+    assert job.room == 10**9 + 3000 * 64
+    base = _sketch.Frame(job.center, job.scale, torch.float32)
+    frame = _sketch.choose(x, 2, base, True, 170, 0)
+    for room in (0, 10**5, 10**9):
+        monkeypatch.setattr(_pairs.Job, "room", room)
+        refs = torch.arange(3000)
+        screen = _screen.Screen(job, frame, refs, refs, 3000, _pairs.nothing(job))
+        assert screen.refs.bytes <= room
+        assert (screen.refs.bytes > 0) == (room == 10**9)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
