@@ -6,6 +6,10 @@
 
     VIRTUAL_ENV=.venv .venv/bin/uv pip install --requirement pyproject.toml --extra bench
 
+Of ImageNet's size, on a GPU (the features take 10.5 GB):
+
+    make bench ARGS="--device cuda --workloads low_rank --n 1281167 --queries 8192"
+
 One row per workload, N, k and contestant goes to the CSV; rows that are there are not measured
 again, so that a long benchmark can be done in pieces. Contestants of one row group take turns: an
 untimed round on few samples, then `--repeats` timed ones; `time_s` is the median, `ratio` that over
@@ -302,6 +306,7 @@ def main() -> None:
     names = wanted.contestants or (ON_CUDA if wanted.device == "cuda" else ON_CPU)
     out = wanted.out or HERE / f"neighbors-{wanted.device}.csv"
     run = datetime.now(UTC).isoformat(timespec="seconds")
+    torch.set_float32_matmul_precision("highest")  # no TF32: the others' float32 is float32
     peak = sgemm_gflops(device)
     print(f"sgemm {peak:.0f} GFLOP/s, {torch.get_num_threads()} threads", flush=True)
     for workload in wanted.workloads:

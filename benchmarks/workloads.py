@@ -21,13 +21,14 @@ from siutils.training import fit
 
 # network: recipe, epochs
 TRAINING = {"resnet18": ("one_cycle", 3), "efficientnet_b0": ("one_cycle_adamw", 6)}
-WORKLOADS = ("pixels", *TRAINING, "noise")
+WORKLOADS = ("pixels", *TRAINING, "low_rank", "noise")
 TRAIN, VAL = slice(0, 8000), slice(49500, 50000)
 STEP = 5000  # images whose features make one file of the cache
 ABOUT = {
     "pixels": "CIFAR-100 training images/255, z-scored per pixel; beyond 50,000 augmented copies",
     "resnet18": "average pool of ResNet18 trained on 8,000 images of CIFAR-100 for 3 epochs",
     "efficientnet_b0": "average pool of EfficientNet-B0, as before, 6 epochs",
+    "low_rank": "2,048 dimensions of rank 64 with decaying spectrum, and noise of 0.02",
     "noise": "isotropic Gaussian noise: nothing to prune by",
 }
 
@@ -40,11 +41,23 @@ def make(name: str, n: int) -> Tensor:
     """
     if name == "noise":
         return torch.randn(n, 512, generator=torch.Generator().manual_seed(0))
+    if name == "low_rank":
+        return _low_rank(n)
     if name == "pixels":
         return _standardized(_images(n))
     if name not in TRAINING:
         raise ValueError(f"unknown workload {name!r}; choose one of {', '.join(WORKLOADS)}")
     return _features(name, n)
+
+
+def _low_rank(n: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.randn(64, 2048, generator=generator) / torch.arange(1, 65).sqrt()[:, None]
+    x = torch.empty(n, 2048)
+    for part in x.split(65_536):
+        part.copy_(torch.randn(len(part), 64, generator=generator) @ axes)
+        part += torch.randn(part.shape, generator=generator).mul_(0.02)
+    return x
 
 
 @functools.cache

@@ -53,12 +53,20 @@ def kneighbors(
     The result is that of a float64 brute force over the given values, whatever the method, the
     chunk size, the number of threads or the device. Squared distances are float64 differences,
     squared and summed by a fixed tree (see `squared_distances`), ordered by (value, index).
-    Products in float32 or bfloat16 and projections only rule samples out, under a proven bound
-    (`_sketch`); whatever they cannot rule out is measured in float64.
+    Distances of less than 1e-297 of the features' spread may count as 0.
+
+    Most samples are proven too far away before that. Let Q have orthonormal columns, and let a
+    sample v keep Q'v and rho, the length of v - QQ'v. By Pythagoras and the triangle inequality
+    |v - w|^2 >= |Q'v - Q'w|^2 + (rho_v - rho_w)^2, and a matrix product over K terms is off by at
+    most K u / (1 - K u) times the sum of absolute products (u the unit roundoff; Higham 2002,
+    section 3.1). If such a product, with that error against it, is beyond the distance that k
+    measured samples certainly reach, these are nearer. Whatever cannot be ruled out so is measured
+    in float64: lower precision and projections never decide between neighbors.
 
     Args:
-        features: (N, D) reference samples; torch or NumPy (memory maps too), any real dtype,
-            taken as the values they are.
+        features: (N, D) reference samples; torch or NumPy, any real dtype, taken as the values
+            they are. Memory maps are read by parts, but for dtypes that torch does not have
+            (foreign byte order, uint16 to uint64), which are copied.
         k: Number of neighbors, at least 1.
         queries: (M, D) samples to search for; without it each sample of ``features`` is searched
             among all others (itself excluded by index, so duplicates do count).
