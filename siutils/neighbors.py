@@ -53,7 +53,8 @@ def kneighbors(
     The result is that of a float64 brute force over the given values, whatever the method, the
     chunk size, the number of threads or the device. Squared distances are float64 differences,
     squared and summed by a fixed tree (see `squared_distances`), ordered by (value, index).
-    Distances of less than 1e-297 of the features' spread may count as 0.
+    A difference whose square underflows counts as 0: one below 1e-161, or, on scales beyond 1e90
+    or 1e-90, below 1e-297 of the features' spread.
 
     Most samples are proven too far away before that. Let Q have orthonormal columns, and let a
     sample v keep Q'v and rho, the length of v - QQ'v. By Pythagoras and the triangle inequality
