@@ -37,7 +37,7 @@ from siutils.uncertainty import Lists
 CPU = torch.device("cpu")
 _CODE = (  # modules that determine scores
     *("_pairs", "_screen", "_sketch", "cross", "family", "indices", "layers", "neighbors"),
-    *("separation", "uncertainty"),
+    *("runs", "separation", "uncertainty"),
 )
 
 
