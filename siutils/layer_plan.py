@@ -68,6 +68,7 @@ def plan_steps(
     total = sum(small.values())
     if len(groups) == 1 and keep:
         steps.append(Step(groups[0], files=True, keep=True, room=total))
+        free -= total
     elif (
         len(groups) > 1 and total <= free and 2 * total / DISK_RATE < (len(groups) - 1) * seconds()
     ):
@@ -79,6 +80,19 @@ def plan_steps(
         room = missing + 2 * copies * max(large[job] for job in group)
         steps.append(Step(group, files=True, room=room))
     return steps
+
+
+def room_needed(steps: Sequence[Step]) -> int:
+    """The most bytes that lie on the disk at once.
+
+    >>> room_needed([Step([], keep=True, room=5), Step([], room=3), Step([], room=2)])
+    8
+    """
+    most = kept = 0
+    for step in steps:
+        most = max(most, kept + step.room)
+        kept += step.room * step.keep
+    return most
 
 
 def _groups(sizes: Mapping[Job, int], copies: int, limit: float) -> list[list[Job]]:

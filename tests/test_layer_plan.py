@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from siutils.layer_plan import DISK_RATE, SHARE, plan_steps
+from siutils.layer_plan import DISK_RATE, SHARE, plan_steps, room_needed
 
 
 def jobs(seed, n=40):
@@ -59,3 +59,13 @@ def test_files_that_are_there_are_used_and_need_no_room():
         ("b", False, 0),
         ("c", True, 0),
     ]
+
+
+def test_files_that_are_kept_count_beside_those_of_later_steps():
+    sizes = {(name, None): size for name, size in zip("abcd", (30, 30, 90, 80), strict=True)}
+    steps = plan_steps(sizes, 100, 0, 230, lambda: 0.0, keep=True)
+    assert [(step.keep, step.room) for step in steps] == [(True, 60), (False, 170)]
+    assert room_needed(steps) == 230
+    steps = plan_steps(sizes, 100, 0, 229, lambda: 0.0, keep=True)
+    assert [(step.keep, step.room) for step in steps] == [(True, 60), (False, 90), (False, 80)]
+    assert room_needed(steps) == 150
