@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torchvision.models as tvm
 from full_disk import largest_file
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -213,6 +214,23 @@ def test_tokens_have_a_mean_but_no_grid():
     assert torch.allclose(found["1"], model(images).mean(1), atol=1e-6)
     with pytest.raises(ValueError, match=r"layer '1': pool=2 needs outputs \(B, C, H, W\), got"):
         extract_features(model, images, ["1"], device="cpu", pool=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "first"),
+    [("swin_t", "features.1.0", ""), ("convnext_tiny", "features.1.0.block.5", "features.1.0")],
+)
+def test_channels_may_be_last_for_square_images(name, last, first):
+    model = getattr(tvm, name)(weights=None).eval()
+    inputs = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    layers = [layer for layer in (last, first) if layer]
+    found = extract_features(model, inputs, layers, device="cpu", pool=[None, "mean", 2])
+    maps = found[last, None].reshape(2, 8, 8, 96)
+    assert torch.allclose(found[last, "mean"], maps.mean((1, 2)), atol=1e-6)
+    assert torch.allclose(found[last, 2], grid_means(maps.permute(0, 3, 1, 2), 2), atol=1e-6)
+    if first:
+        maps = found[first, None].reshape(2, 96, 8, 8)
+        assert torch.allclose(found[first, "mean"], maps.mean((2, 3)), atol=1e-6)
 
 
 @pytest.mark.parametrize("pool", ["max", 0, -1, 2.0, True, [], ["mean", "max"]])

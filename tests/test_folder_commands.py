@@ -207,7 +207,6 @@ LAYERS = ["--model", "squeezenet1_1", "--weights", "random"]
         ("rank", ["--data", "digits", *RANK, "--device", "abacus"], "device must be 'auto', 'cpu'"),
         ("layers", ["--data", "digits", *LAYERS, "--memory", "0"], "memory must be a positive"),
         ("layers", ["--data", "digits", *LAYERS, "--pool", "max"], "pool must be None, 'mean' or"),
-        ("layers", ["--data", "digits", "--model", "swin_t", "--weights", "random"], "of Swin net"),
         ("layers", ["--data", "digits", *LAYERS[:2], "--weights", "no.pt"], "no file 'no.pt' for"),
     ],
 )
