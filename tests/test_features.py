@@ -1,5 +1,7 @@
 """extract_features: equal to a plain forward pass with hooks, cached exactly, clear errors."""
 
+import importlib
+import sys
 import warnings
 
 import numpy as np
@@ -286,6 +288,32 @@ def test_whatever_changes_the_features_is_computed_again(tmp_path):
     assert folders() == 5
     with pytest.raises(ValueError, match=r"transform whose repr\(\) says what it does"):
         extract_features(model, images, device="cpu", cache=tmp_path, transform=lambda x: x / 255)
+
+
+SCALED = """
+from torch import nn, ones
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", ones(()), persistent=False)
+    def forward(self, x):
+        return {factor} * self.scale * x.flatten(1)
+"""
+
+
+def test_the_code_of_a_class_and_buffers_that_are_not_stored_belong_to_the_key(
+    tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    images, found = torch.ones(2, 3), []
+    for factor, scale in ((1, 1), (2, 1), (2, 3)):
+        (tmp_path / f"scaled{factor}.py").write_text(SCALED.format(factor=factor))
+        model = importlib.import_module(f"scaled{factor}").Scaled()
+        type(model).__module__ = "scaled"  # as if the file had been edited
+        model.scale.fill_(scale)
+        monkeypatch.setitem(sys.modules, "scaled", sys.modules[f"scaled{factor}"])
+        found += extract_features(model, images, [""], device="cpu", cache=tmp_path)[""][0, :1]
+    assert found == [1, 2, 6]
 
 
 def only_file(folder):
