@@ -7,7 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from siutils.devices import resolve_device
 from siutils.feature_files import check_room, free_bytes, job_file
 from siutils.features import Transform
 from siutils.layer_names import check_names, layer_names
-from siutils.layer_plan import Step, is_large, plan_steps, room_needed
+from siutils.layer_plan import SHARE, Step, is_large, plan_steps, room_needed
 from siutils.pooling import Job, Pool, check_pools, pool_name
 from siutils.separation import (
     SeparationIndex,
@@ -43,6 +43,7 @@ from siutils.transitions import LayerSamples
 from siutils.uncertainty import Lists
 
 CPU = torch.device("cpu")
+MIN_BATCH = 1e8  # bytes of a batch's outputs, however little memory is given
 _CODE = (  # modules that determine scores
     *("_pairs", "_screen", "_sketch", "cross", "family", "indices", "layers", "neighbors"),
     *("runs", "separation", "uncertainty"),
@@ -77,7 +78,7 @@ def layer_curve(
         order: highest order of high-order, soft-order and anti SI.
         normalize: z-score the features of each layer.
         transform: what the model expects; default ``model.transform``.
-        batch_size: images per forward pass.
+        batch_size: images per forward pass; fewer, if their outputs take over a quarter of memory.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``.
         cache: folder that keeps the scores of finished layers, with everything that determines
             them as key: a call that was interrupted goes on at the layer where it stopped. Features
@@ -278,8 +279,8 @@ def _score_jobs(
         }
     missing = [job for job in jobs if job not in finished]
     try:
-        for step in _steps(model, sources, missing, how, folders, keep) if missing else ():
-            for job, scored in _score_step(model, sources, step, how, folders):
+        for step, sized in _steps(model, sources, missing, how, folders, keep) if missing else ():
+            for job, scored in _score_step(model, sources, step, sized, folders):
                 if rows is not None:
                     _write_scores(scored, job_file(rows, job, "json"))
                 finished[job] = scored
@@ -300,7 +301,7 @@ def _steps(
     how: _How,
     folders: list[Path],
     keep: bool,
-) -> list[Step]:
+) -> list[tuple[Step, _How]]:
     """What to do, after a dry run that shows the need of memory and disk."""
     first, n = sources[0], sum(len(s.images) for s in sources)
     counts = _features.feature_counts(model, first.images, jobs, first.transform, how.device)
@@ -319,7 +320,14 @@ def _steps(
     free = free_bytes(folders[0])
     steps = plan_steps(sizes, how.memory, how.copies, free, seconds, keep, present)
     check_room(folders[0], room_needed(steps))
-    return steps
+
+    def sized(step: Step) -> _How:
+        """With no more images in a batch than their outputs of all layers fit the memory."""
+        spare = max(MIN_BATCH, (1 - SHARE) * how.memory)
+        most = int(spare / (4 * sum(counts[job] for job in step.jobs)))
+        return replace(how, batch_size=max(1, min(how.batch_size, most)))
+
+    return [(step, sized(step)) for step in steps]
 
 
 def _score_step(

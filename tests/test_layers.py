@@ -108,6 +108,16 @@ def test_little_memory_gives_the_same_table(
     assert not list(tmp_path.rglob("*.tmp")) + list(tmp_path.rglob("scaled-*"))
 
 
+def test_a_batch_is_as_small_as_the_outputs_of_its_layers_need(network, monkeypatch):
+    options = {"device": "cpu", "memory": 4 * 7 * 4 * (144 + 144)}  # a quarter: seven images
+    expected = layer_curve(network, *data(), ["0", "1"], device="cpu")
+    monkeypatch.setattr("siutils.layers.MIN_BATCH", 0)
+    monkeypatch.setattr("siutils.layer_plan.DISK_RATE", 1e30)  # both at once
+    calls = passes(network)
+    assert layer_curve(network, *data(), ["0", "1"], **options).equals(expected)
+    assert len(calls) == 1 + -(-60 // 7)  # the dry run
+
+
 def test_finished_layers_are_kept_and_not_scored_again(network, tmp_path, monkeypatch):
     monkeypatch.setattr("siutils.layer_plan.DISK_RATE", 1e-9)  # so that files are never faster
     calls = passes(network)
