@@ -52,7 +52,7 @@ def plan_steps(
         copies: 1 if features are copied to float64 in this memory to be scored, else 0.
         free: bytes of disk.
         seconds: of one forward pass over all images; called only where it matters.
-        keep: keep what fits the memory at once in files as well.
+        keep: keep what fits the memory at once in files as well, if the disk has room.
         present: jobs that have their files already.
 
     >>> sizes = {("a", None): 60, ("b", None): 60, ("c", None): 900}
@@ -66,7 +66,7 @@ def plan_steps(
     steps = [Step(ready, files=True, keep=True)] if ready else []
     groups = _groups(small, copies, SHARE * memory)
     total = sum(small.values())
-    if len(groups) == 1 and keep:
+    if len(groups) == 1 and keep and total <= free:
         steps.append(Step(groups[0], files=True, keep=True, room=total))
         free -= total
     elif (

@@ -82,7 +82,8 @@ def layer_curve(
         device: ``"auto"``, ``"cpu"``, ``"cuda"``.
         cache: folder that keeps the scores of finished layers, with everything that determines
             them as key: a call that was interrupted goes on at the layer where it stopped. Features
-            are kept there, too, if those of all layers fit ``memory``, and those that were there.
+            are kept there, too, if those of all layers fit ``memory`` and the disk, and those that
+            were there.
         pool: None for flattened features, ``"mean"``, the side of a grid, or a list of these side
             by side; see :func:`siutils.pooling.pooled`.
         memory: bytes that features, their scaled copies and the search may take, beyond images and

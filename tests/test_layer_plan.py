@@ -47,8 +47,10 @@ def test_one_group_needs_no_estimate_and_is_kept_on_request():
     sizes = {("a", None): 60, ("b", "mean"): 1}
     (step,) = plan_steps(sizes, 100, 0, 0, lambda: math.nan)
     assert (list(step.jobs), step.files) == (list(sizes), False)
-    (step,) = plan_steps(sizes, 100, 0, 0, lambda: math.nan, keep=True)
+    (step,) = plan_steps(sizes, 100, 0, 61, lambda: math.nan, keep=True)
     assert (step.files, step.keep, step.room) == (True, True, 61)
+    (step,) = plan_steps(sizes, 100, 0, 60, lambda: math.nan, keep=True)
+    assert (step.files, step.keep, step.room) == (False, False, 0)
 
 
 def test_files_that_are_there_are_used_and_need_no_room():
