@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import sys
 import time
 from collections import OrderedDict
@@ -91,12 +92,10 @@ def replacing(path: Path) -> Iterator[Path]:
     ...     (Path(folder) / "a.txt").read_text()
     'whole'
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob("*.tmp"):  # left by a killed run
-            if time.time() - stale.stat().st_mtime > 600:
-                stale.unlink(missing_ok=True)
+        remove_leftovers(path.parent)
         yield temporary
         temporary.replace(path)
     except CannotWrite:
@@ -109,6 +108,31 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that killed runs left in a folder, if there is one.
+
+    >>> remove_leftovers(Path("nowhere"))
+    """
+    for file in folder.glob("*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # another run was faster
+            if _is_left(file):
+                file.unlink()
+
+
+def _is_left(file: Path) -> bool:
+    """Whether its process is no more; of another machine: whether it has long written nothing."""
+    name, _, pid = file.name.removesuffix(".tmp").rpartition(".")
+    if os.name != "posix" or not name.endswith(f".{platform.node()}"):
+        return time.time() - file.stat().st_mtime > 600
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, ValueError):  # somebody else's process, not our name
+        pass
+    return False
 
 
 def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:

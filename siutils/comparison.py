@@ -123,26 +123,39 @@ def compare_values(
     (0.75, 3, 0, 0.125)
     """
     difference = first - second
-    n, mean = len(difference), float(difference.mean())
-    # half a win and half a loss more: with no discordant sample the interval is not a point
-    spread = (float(difference.square().sum()) + effect) / (n + 2 * effect) - mean**2
-    half = quantile(level) * math.sqrt(max(spread, 0.0) * effect / n)
+    mean, low, high = mean_difference(difference, effect, level)
     wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
     return Comparison(
         effect=mean,
-        low=max(-1.0, mean - half),
-        high=min(1.0, mean + half),
+        low=max(-1.0, low),
+        high=min(1.0, high),
         p_value=sign_test(wins / effect, losses / effect, mid=True),
         value=float(first.mean()),
         other=float(second.mean()),
         wins=wins,
         losses=losses,
-        n=n,
+        n=len(difference),
         design_effect=effect,
         p_independent=sign_test(wins, losses),
         level=level,
         classes=_by_class(first, second, labels, effect),
     )
+
+
+def mean_difference(
+    difference: Tensor, effect: float, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of paired differences and its interval; arguments as in :func:`compare_values`.
+
+    >>> mean, low, high = mean_difference(torch.tensor([1.0, 1.0, 1.0, 0.0]), 1.0)
+    >>> mean, round(high - mean, 2)
+    (0.75, 0.32)
+    """
+    n, mean = len(difference), float(difference.mean())
+    # half a win and half a loss more: with no discordant sample the interval is not a point
+    spread = (float(difference.square().sum()) + effect) / (n + 2 * effect) - mean**2
+    half = quantile(level) * math.sqrt(max(spread, 0.0) * effect / n)
+    return mean, mean - half, mean + half
 
 
 def _by_class(first: Tensor, second: Tensor, labels: Tensor, effect: float) -> pd.DataFrame:

@@ -1,72 +1,93 @@
 """Why does SI fall from one layer to the next? What the paired tests say about each explanation.
 
 An explanation is tested by conditions that take away what it holds responsible: learning, by a
-network that has learned nothing; layout, by features without any; and so on. If the fall stays
-without it, the explanation cannot be the only one; if the fall goes, it may be right.
+network that has learned nothing; layout, by features without any; and so on. That the fall is
+significant with it and not without it proves nothing: what counts is the difference of the two
+changes, image by image, with its interval. If the fall stays without it, the explanation cannot be
+the only one; if the fall is smaller without it, it has a part, with all else that the condition
+changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import pandas as pd
 
+from siutils.transitions import LayerSamples, compare_changes
+
 ROW = "**{case}**: SI {before:.3f} → {after:.3f}, change {change:+.3f} ({low:+.3f} … {high:+.3f}), "
+CHANGE = "{change:+.3f} ({low:+.3f} … {high:+.3f})"
 
 
 def findings(
-    tests: pd.DataFrame, baseline: str, explanations: Mapping[str, Sequence[str]]
+    cases: Mapping[str, tuple[LayerSamples, LayerSamples]],
+    tests: pd.DataFrame,
+    explanations: Mapping[str, tuple[str, Collection[str]]],
+    other_samples: Collection[str] = (),
+    alpha: float = 0.05,
 ) -> pd.DataFrame:
-    """One finding per explanation, from the verdicts of its conditions.
+    """How the change of SI differs where what is held responsible is left out.
 
     Args:
-        tests: rows of :func:`siutils.transitions.paired_tests`.
-        baseline: the case to be explained.
-        explanations: what is held responsible → the cases that leave it out.
+        cases: name → the earlier and the later layer.
+        tests: rows of :func:`siutils.transitions.paired_tests` on these cases.
+        explanations: what is held responsible → the case to be explained, and those without it.
+        other_samples: cases on other samples than the rest, which cannot be paired with it.
+        alpha: chance that any interval misses its difference (Bonferroni).
 
     Returns:
-        DataFrame: ``explanation``, ``falls``, ``rises``, ``unclear`` (cases with that verdict,
-        comma-separated), ``finding`` (a sentence).
+        DataFrame, a row per explanation and case: ``explanation, case, baseline, difference, low,
+        high`` (change of the case less that of the baseline), ``finding`` (a sentence).
 
     Raises:
-        KeyError: a case without a test.
+        KeyError: a case that there is not.
 
-    >>> tests = pd.DataFrame({"case": ["trained", "untrained"], "verdict": ["falls", "falls"]})
-    >>> findings(tests, "trained", {"learning": ["untrained"]})["finding"].tolist()
-    ['The fall is there without learning, too (untrained): learning cannot be the only reason.']
+    >>> import torch
+    >>> y = torch.zeros(400).long()
+    >>> half, none = (LayerSamples(y, torch.arange(400) < n, None) for n in (200, 0))
+    >>> row = {"change": 0.0, "low": 0.0, "high": 0.0, "verdict": "unclear"}
+    >>> fall = {"case": "trained", "change": -0.5, "verdict": "falls"}
+    >>> tests = pd.DataFrame([row | fall, row | {"case": "untrained"}])
+    >>> cases = {"trained": (half, none), "untrained": (half, half)}
+    >>> table = findings(cases, tests, {"learning": ("trained", ["untrained"])})
+    >>> table["finding"][0].split("; ")[1]
+    'difference +0.500 (+0.451 … +0.549): the fall is smaller, none is shown to be left.'
     """
-    verdicts = dict(zip(tests["case"], tests["verdict"], strict=True))
-    rows = []
-    for explanation, cases in explanations.items():
-        sorted_out = {
-            verdict: [case for case in cases if verdicts[case] == verdict]
-            for verdict in ("falls", "rises", "unclear")
-        }
-        text = _finding(explanation, verdicts[baseline], sorted_out)
-        joined = {verdict: ", ".join(found) for verdict, found in sorted_out.items()}
-        rows.append({"explanation": explanation, **joined, "finding": text})
-    return pd.DataFrame(rows)
+    rows: dict[str, Any] = {row["case"]: row for row in tests.to_dict("records")}
+    pairs = [(what, base, case) for what, (base, found) in explanations.items() for case in found]
+    level = 1 - alpha / max(1, sum(case not in other_samples for _, _, case in pairs))
+    found = []
+    for what, base, case in pairs:
+        paired = case not in other_samples
+        gap = compare_changes(cases[case], cases[base], level) if paired else (math.nan,) * 3
+        numbers = dict(zip(("difference", "low", "high"), gap, strict=True))
+        text = (
+            f"Without {what} ({case}): change {CHANGE.format(**rows[case])} against "
+            f"{CHANGE.format(**rows[base])} of {base}; {_finding(rows[base], rows[case], gap)}."
+        )
+        found.append({"explanation": what, "case": case, "baseline": base, **numbers})
+        found[-1]["finding"] = text
+    return pd.DataFrame(found)
 
 
-def _finding(explanation: str, baseline: str, cases: Mapping[str, Sequence[str]]) -> str:
-    falls, rises = (", ".join(cases[verdict]) for verdict in ("falls", "rises"))
-    if baseline == "falls":
-        if falls and rises:
-            return (
-                f"Without {explanation} the fall is there ({falls}) or becomes a rise ({rises}): "
-                "it depends."
-            )
-        if falls:
-            return (
-                f"The fall is there without {explanation}, too ({falls}): {explanation} cannot be "
-                "the only reason."
-            )
-        if rises:
-            return f"Without {explanation} SI rises ({rises}): {explanation} may be the reason."
-        return f"Without {explanation} no change is shown: {explanation} may contribute."
-    if falls:
-        return f"Without {explanation} SI falls ({falls}), with {explanation} no fall is shown."
-    return f"No fall is shown, neither with nor without {explanation}: nothing to explain."
+def _finding(
+    base: Mapping[str, Any], case: Mapping[str, Any], gap: tuple[float, float, float]
+) -> str:
+    if math.isnan(gap[0]):
+        return "these are other images, so that the difference is not tested"
+    text = "difference {:+.3f} ({:+.3f} … {:+.3f}): ".format(*gap)
+    shown = gap[1] > 0 or gap[2] < 0
+    if base["verdict"] != "falls":
+        return text + ("shown" if shown else "not shown") + "; there is no fall to explain"
+    left = {"falls": "a fall is left", "rises": "SI rises", "unclear": "none is shown to be left"}
+    if shown:
+        size = "smaller" if gap[0] > 0 else "larger"
+        return f"{text}the fall is {size}, {left[case['verdict']]}"
+    alone = ", and the fall is there: this is not the only reason" * (case["verdict"] == "falls")
+    return f"{text}not shown to matter{alone}"
 
 
 def sentence(row: Mapping[str, float | str]) -> str:

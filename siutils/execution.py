@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -202,12 +203,19 @@ def _cell_error(error: Any, where: str, kept: str) -> ReportError:
     """The error of a cell in one line; a full disk is one of the output folder."""
     full = error.ename == "OSError" and "[Errno 28]" in error.evalue
     reason = one_line(error.evalue)
-    text = f"{where}: {error.ename}: {reason}; {kept}"
+    text = f"{where}: {error.ename}: {reason}{_notes(error)}; {kept}"
     if full:
         return OutputError(text)
     found = CellError(text)
     found.kind, found.reason = error.ename, reason
     return found
+
+
+def _notes(error: Any) -> str:
+    """What `add_note` added to the error: its name and message alone lack it."""
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in error.traceback]
+    ends = [i for i, line in enumerate(lines, 1) if line.startswith(f"{error.ename}: ")]
+    return "".join(f"; {one_line(line)}" for line in lines[ends[-1] if ends else len(lines) :])
 
 
 def one_line(text: object, limit: int = 400) -> str:

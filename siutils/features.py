@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -298,4 +299,16 @@ def features_key(
     versions = package_of(model), torch.__version__, torchvision.__version__
     facts = (device.type, versions, repr(transform))
     code = tuple(Path(__file__).with_name(f"{name}.py") for name in _CODE)
-    return fingerprint(facts, code, repr(model), model.state_dict(), images)
+    state = model.state_dict(), dict(model.named_buffers())  # also those that are not stored
+    return fingerprint(facts, code, _sources(model), repr(model), *state, images)
+
+
+def _sources(model: nn.Module) -> tuple[str, ...]:
+    """The code of the model's classes and their bases, but for torch and torchvision."""
+    classes = {c for module in model.modules() for c in type(module).__mro__}
+    sources = []
+    for c in classes:
+        if c.__module__.partition(".")[0] not in ("torch", "torchvision", "builtins"):
+            with contextlib.suppress(OSError, TypeError):  # it was typed in, not read from a file
+                sources.append(inspect.getsource(c))
+    return tuple(sorted(sources))

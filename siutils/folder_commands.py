@@ -131,11 +131,7 @@ def _layers(options: argparse.Namespace) -> int:
 
         _check_classes(find_halves(options.data), 2, options.per_class or 2)
         check_model(options.model, options.weights)
-        pools = parse_pools(options.pool)
-        if "swin" in options.model and pools != [None]:
-            raise ValueError(
-                "pool: layers of Swin networks are (B, H, W, C); only flattened is right"
-            )
+        parse_pools(options.pool)
         if not options.memory > 0:
             raise ValueError(f"memory must be a positive number of GB, got {options.memory}")
         given = {name: getattr(options, name) for name in ("model", "weights", "layers", "memory")}

@@ -95,8 +95,13 @@ def class_means(features: Tensor, codes: Tensor, n_classes: int) -> Tensor:
     >>> class_means(torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 0, 1]), 2).tolist()
     [[1.0], [5.0]]
     """
-    groups = (features[codes == c] for c in range(n_classes))
-    return torch.stack([column_sum(group) / len(group) for group in groups])
+    means = []
+    for c in range(n_classes):
+        rows = (codes == c).nonzero().flatten()
+        # a slice of features at a time: a class may be as large as the data set
+        parts = features.split(max(1, 2**24 // len(rows)), dim=1)
+        means.append(torch.cat([column_sum(part[rows]) for part in parts]) / len(rows))
+    return torch.stack(means)
 
 
 def column_sum(features: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def plan_steps(
         copies: 1 if features are copied to float64 in this memory to be scored, else 0.
         free: bytes of disk.
         seconds: of one forward pass over all images; called only where it matters.
-        keep: keep what fits the memory at once in files as well.
+        keep: keep what fits the memory at once in files as well, if the disk has room.
         present: jobs that have their files already.
 
     >>> sizes = {("a", None): 60, ("b", None): 60, ("c", None): 900}
@@ -66,8 +66,9 @@ def plan_steps(
     steps = [Step(ready, files=True, keep=True)] if ready else []
     groups = _groups(small, copies, SHARE * memory)
     total = sum(small.values())
-    if len(groups) == 1 and keep:
+    if len(groups) == 1 and keep and total <= free:
         steps.append(Step(groups[0], files=True, keep=True, room=total))
+        free -= total
     elif (
         len(groups) > 1 and total <= free and 2 * total / DISK_RATE < (len(groups) - 1) * seconds()
     ):
@@ -79,6 +80,19 @@ def plan_steps(
         room = missing + 2 * copies * max(large[job] for job in group)
         steps.append(Step(group, files=True, room=room))
     return steps
+
+
+def room_needed(steps: Sequence[Step]) -> int:
+    """The most bytes that lie on the disk at once.
+
+    >>> room_needed([Step([], keep=True, room=5), Step([], room=3), Step([], room=2)])
+    8
+    """
+    most = kept = 0
+    for step in steps:
+        most = max(most, kept + step.room)
+        kept += step.room * step.keep
+    return most
 
 
 def _groups(sizes: Mapping[Job, int], copies: int, limit: float) -> list[list[Job]]:

@@ -1,7 +1,7 @@
 """Figures of layer curves: tables in, matplotlib figures out, nothing is computed here.
 
-Series differ in color, marker and line style, areas in lightness and hatching: all stay readable in
-greyscale.
+Series differ in color, marker and line style, which the edges of their bands share, areas in
+lightness and hatching: all stay readable in greyscale.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def _draw_series(axes: Axes, table: pd.DataFrame) -> None:
     for i, (name, rows) in enumerate(table.groupby("series", sort=False)):
         color, line = COLORS[i % 7], LINES[i % 4]
         if "low" in rows:
-            axes.fill_between(
-                rows["depth"], rows["low"], rows["high"], color=color, alpha=0.15, lw=0
-            )
+            edge: dict[str, Any] = {"edgecolor": (color, 0.6), "linestyle": line, "lw": 0.7}
+            bounds = rows["depth"], rows["low"], rows["high"]
+            axes.fill_between(*bounds, facecolor=(color, 0.12), **edge)  # edged as its curve
         style: dict[str, Any] = {"marker": MARKERS[i % 7], "markersize": 3.5 if many else 5}
         axes.plot(rows["depth"], rows["value"], color=color, linestyle=line, lw=1.4, **style)
         ends[str(name)] = (rows["depth"].iloc[-1], rows["value"].iloc[-1], color)

@@ -7,22 +7,30 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from siutils import features as _features
-from siutils.checkpoints import fingerprint, load_checkpoint, replacing, save_checkpoint
+from siutils.checkpoints import (
+    CannotWrite,
+    fingerprint,
+    load_checkpoint,
+    remove_leftovers,
+    replacing,
+    save_checkpoint,
+)
 from siutils.cross import CrossSeparation
 from siutils.devices import resolve_device
-from siutils.feature_files import check_room, free_bytes, job_file, memory_map, write_header
+from siutils.feature_files import check_room, free_bytes, job_file
 from siutils.features import Transform
 from siutils.layer_names import check_names, layer_names
-from siutils.layer_plan import Step, is_large, plan_steps
+from siutils.layer_plan import SHARE, Step, is_large, plan_steps, room_needed
 from siutils.pooling import Job, Pool, check_pools, pool_name
 from siutils.separation import (
     SeparationIndex,
@@ -35,9 +43,10 @@ from siutils.transitions import LayerSamples
 from siutils.uncertainty import Lists
 
 CPU = torch.device("cpu")
+MIN_BATCH = 1e8  # bytes of a batch's outputs, however little memory is given
 _CODE = (  # modules that determine scores
     *("_pairs", "_screen", "_sketch", "cross", "family", "indices", "layers", "neighbors"),
-    *("separation", "uncertainty"),
+    *("runs", "separation", "uncertainty"),
 )
 
 
@@ -69,11 +78,12 @@ def layer_curve(
         order: highest order of high-order, soft-order and anti SI.
         normalize: z-score the features of each layer.
         transform: what the model expects; default ``model.transform``.
-        batch_size: images per forward pass.
+        batch_size: images per forward pass; fewer, if their outputs take over a quarter of memory.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``.
         cache: folder that keeps the scores of finished layers, with everything that determines
             them as key: a call that was interrupted goes on at the layer where it stopped. Features
-            are kept there, too, if those of all layers fit ``memory``.
+            are kept there, too, if those of all layers fit ``memory`` and the disk, and those that
+            were there.
         pool: None for flattened features, ``"mean"``, the side of a grid, or a list of these side
             by side; see :func:`siutils.pooling.pooled`.
         memory: bytes that features, their scaled copies and the search may take, beyond images and
@@ -270,8 +280,8 @@ def _score_jobs(
         }
     missing = [job for job in jobs if job not in finished]
     try:
-        for step in _steps(model, sources, missing, how, folders, keep) if missing else ():
-            for job, scored in _score_step(model, sources, step, how, folders):
+        for step, sized in _steps(model, sources, missing, how, folders, keep) if missing else ():
+            for job, scored in _score_step(model, sources, step, sized, folders):
                 if rows is not None:
                     _write_scores(scored, job_file(rows, job, "json"))
                 finished[job] = scored
@@ -292,7 +302,7 @@ def _steps(
     how: _How,
     folders: list[Path],
     keep: bool,
-) -> list[Step]:
+) -> list[tuple[Step, _How]]:
     """What to do, after a dry run that shows the need of memory and disk."""
     first, n = sources[0], sum(len(s.images) for s in sources)
     counts = _features.feature_counts(model, first.images, jobs, first.transform, how.device)
@@ -306,15 +316,28 @@ def _steps(
 
     sizes = {job: 4 * n * d for job, d in counts.items()}
     present = {job for job in jobs if all(job_file(f, job).exists() for f in folders)}
+    for folder in folders:
+        remove_leftovers(folder)  # of a killed run: they would count as taken
     free = free_bytes(folders[0])
     steps = plan_steps(sizes, how.memory, how.copies, free, seconds, keep, present)
-    check_room(folders[0], max(step.room for step in steps))
-    return steps
+    check_room(folders[0], room_needed(steps))
+
+    def sized(step: Step) -> _How:
+        """With no more images in a batch than their outputs of all layers fit the memory."""
+        spare = max(MIN_BATCH, (1 - SHARE) * how.memory)
+        most = int(spare / (4 * sum(counts[job] for job in step.jobs)))
+        return replace(how, batch_size=max(1, min(how.batch_size, most)))
+
+    return [(step, sized(step)) for step in steps]
 
 
 def _score_step(
     model: nn.Module, sources: list[_Source], step: Step, how: _How, folders: list[Path]
 ) -> Iterator[tuple[Job, _Scored]]:
+    made = {  # not what another call has left here to be used again
+        job: [file for file in (job_file(f, job) for f in folders) if not file.exists()]
+        for job in step.jobs
+    }
     features = [
         source.features(model, step.jobs, how, folder if step.files else None)
         for source, folder in zip(sources, folders, strict=True)
@@ -323,15 +346,12 @@ def _score_step(
     for job in step.jobs:
         parts = [found.pop(job) for found in features]
         size = sum(4 * part.numel() for part in parts)
-        if how.copies and is_large(size, how.copies, how.memory):
-            with tempfile.TemporaryDirectory(prefix="scaled-", dir=folders[0]) as scratch:
-                scored = _score(parts, labels, how, Path(scratch))
-        else:
-            scored = _score(parts, labels, how)
+        large = how.copies and is_large(size, how.copies, how.memory)
+        scored = _score(parts, labels, how, folders[0] if large else None)
         del parts
-        if step.files and not step.keep:
-            for folder in folders:
-                job_file(folder, job).unlink(missing_ok=True)
+        if not step.keep:
+            for file in made[job]:
+                file.unlink(missing_ok=True)
         yield job, scored
 
 
@@ -378,14 +398,14 @@ def _index(features: Tensor, labels: Tensor, how: _How, scratch: Path | None) ->
 def _rescaled(features: Tensor, scale: tuple[Tensor, Tensor], folder: Path) -> Tensor:
     """As `rescale`, but in a file that is gone with the tensor."""
     n, d = features.shape
-    file = folder / "scaled.npy"
-    with replacing(file) as temporary, temporary.open("wb") as handle:
-        write_header(handle, (n, d), "<f8")
-        for part in features.split(max(1, 2**22 // d)):
-            handle.write(rescale(part, *scale).numpy().astype("<f8", copy=False).data)
-    scaled = memory_map(file, n, "float64")
-    file.unlink()
-    return scaled
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:  # without a name: a kill leaves nothing
+            for part in features.split(max(1, 2**22 // d)):
+                file.write(rescale(part, *scale).numpy().data)
+            file.flush()
+            return torch.from_numpy(np.memmap(file, np.float64, "c", shape=(n, d)))
+    except OSError as error:
+        raise CannotWrite(f"cannot write scaled features in {folder}: {error}") from error
 
 
 def _scores_key(keys: list[str], sources: list[_Source], how: _How) -> str:

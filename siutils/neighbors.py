@@ -138,12 +138,10 @@ def _prepare(x: Tensor, q: Tensor, k: int, own: bool, chunk: int | None) -> Job:
 def _extent(values: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of each dimension, float64; refuses NaN and infinity."""
     step = max(1, 2**22 // values.shape[1])
-    low, high = [], []
+    lows, highs = values[0].double(), values[0].double()
     for part in values.split(step):
-        bounds = torch.aminmax(part, dim=0)
-        low.append(bounds.min)
-        high.append(bounds.max)
-    lows, highs = torch.stack(low).double().amin(0), torch.stack(high).double().amax(0)
+        bounds = torch.aminmax(part, dim=0)  # NaN stays: minimum and maximum hand it on
+        lows, highs = torch.minimum(lows, bounds.min), torch.maximum(highs, bounds.max)
     if not bool((torch.isfinite(lows) & torch.isfinite(highs)).all()):
         bad = torch.cat([~torch.isfinite(part).all(dim=1) for part in values.split(step)])
         raise ValueError(

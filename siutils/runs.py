@@ -11,6 +11,7 @@ from siutils.neighbors import kneighbors
 
 STEP = 4  # each round looks this many times deeper
 ENTRIES = 2**23  # neighbors held at once
+BLOCK = 2**26  # features copied at once
 
 
 def nearest_others(features: Tensor, rows: Tensor, k: int) -> Tensor:
@@ -32,6 +33,37 @@ def nearest_others(features: Tensor, rows: Tensor, k: int) -> Tensor:
     keep = found != rows[:, None]
     keep[keep.all(dim=1), k] = False  # more than k copies of lower index: the sample is not listed
     return found[keep].view(len(rows), k)
+
+
+def neighbors_among(features: Tensor, rows: Tensor, k: int) -> Tensor:
+    """The k nearest neighbors of some samples among each other, without a copy of all of them.
+
+    Args:
+        features: real ``(N, D)``.
+        rows: int64 ``(M,)``, the samples, ascending.
+        k: 1 ≤ k ≤ M − 1.
+
+    Returns:
+        Int64 ``(M, k)`` on the CPU, places in ``rows``, nearest first.
+
+    >>> neighbors_among(torch.tensor([[0.0], [0.5], [1.0], [3.0]]), torch.tensor([0, 2, 3]), 1)
+    tensor([[1],
+            [0],
+            [1]])
+    """
+    blocks = max(1, min(-(-len(rows) * features.shape[1] // BLOCK), len(rows) // (k + 1)))
+    found, parts = [], rows.to(features.device).tensor_split(blocks)
+    for own in parts:
+        queries, near, start = features[own], [], 0
+        for part in parts:
+            others = features[part] if part is not own else queries
+            here = kneighbors(others, k, None if part is own else queries)
+            near.append((here.distances, here.indices + start))
+            start += len(part)
+        distances, indices = (torch.cat(n, dim=1) for n in zip(*near, strict=True))
+        order = distances.argsort(dim=1, stable=True)[:, :k]  # equal ones by the lower index
+        found.append(indices.gather(1, order).cpu())
+    return torch.cat(found)
 
 
 def run_lengths(hits: Tensor) -> Tensor:

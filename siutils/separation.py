@@ -20,7 +20,7 @@ from siutils.curves import subsample_curve
 from siutils.devices import resolve_device
 from siutils.family import IndexFamily
 from siutils.neighbors import Neighbors, kneighbors
-from siutils.runs import nearest_others
+from siutils.runs import nearest_others, neighbors_among
 from siutils.uncertainty import MAX_SAMPLES, Lists, design_effect, list_depth
 
 ArrayLike = Tensor | np.ndarray
@@ -293,8 +293,7 @@ class SeparationIndex(IndexFamily):
         if seed not in self._chosen or self._chosen[seed].hits.shape[1] < depth:
             generator = torch.Generator().manual_seed(seed)
             rows = torch.randperm(self.n, generator=generator)[:MAX_SAMPLES].sort().values
-            some = self._features[rows.to(self.device)]
-            neighbors, labels = kneighbors(some, depth).indices.cpu(), self._labels[rows]
+            neighbors, labels = neighbors_among(self._features, rows, depth), self._labels[rows]
             self._chosen[seed] = Lists(neighbors, labels[neighbors] == labels[:, None])
         return Lists(*(part[:, :depth] for part in self._chosen[seed]))
 
@@ -330,8 +329,9 @@ def feature_matrix(features: ArrayLike, name: str) -> Tensor:
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(f"{name} must have shape (N, D), both > 0; got {tuple(matrix.shape)}")
     if matrix.is_floating_point():
-        for start in range(0, len(matrix), 4096):
-            bad = ~matrix[start : start + 4096].isfinite().all(dim=1)
+        step = max(1, 2**22 // matrix.shape[1])
+        for start in range(0, len(matrix), step):
+            bad = ~matrix[start : start + step].isfinite().all(dim=1)
             if bad.any():
                 row = start + int(bad.nonzero()[0, 0])
                 raise ValueError(f"{name} must be finite; row {row} has NaN or infinity")

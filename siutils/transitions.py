@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from siutils.comparison import Comparison, compare_values, holm
+from siutils.comparison import Comparison, compare_values, holm, mean_difference
 from siutils.uncertainty import Lists, design_effect
 
 STATES = ("not at the end", "not yet", "for now", "for good")
@@ -59,6 +59,40 @@ def compare_layers(first: LayerSamples, second: LayerSamples) -> Comparison:
         lists = first.lists, second.lists
         effect = design_effect(values[0] - values[1], lists, "si", 1)
     return compare_values(*values, first.labels, effect)
+
+
+def compare_changes(
+    first: tuple[LayerSamples, LayerSamples],
+    second: tuple[LayerSamples, LayerSamples],
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """By how much SI changes more between two layers than between two others, sample by sample.
+
+    Args:
+        first, second: the earlier and the later layer; the same samples in all four.
+        level: coverage of the interval, in (0, 1).
+
+    Returns:
+        Change in the first less change in the second; the ends of its interval.
+
+    Raises:
+        ValueError: as :func:`compare_layers`.
+
+    >>> y = torch.zeros(4).long()
+    >>> none, all_ = (LayerSamples(y, torch.full((4,), s), None) for s in (False, True))
+    >>> compare_changes((none, all_), (all_, none))[0]
+    2.0
+    """
+    (before, after), (before_2, after_2) = first, second
+    four = after, before, after_2, before_2
+    if any(not torch.equal(before.labels, part.labels) for part in four):
+        raise ValueError("first and second must hold the same samples; their labels differ")
+    gained, gained_2 = (b.separated.double() - a.separated.double() for a, b in (first, second))
+    lists = tuple(part.lists for part in four if part.lists is not None)
+    if len(lists) not in (0, 4):
+        raise ValueError("first and second must both be scored within one set, or both across two")
+    effect = design_effect(gained - gained_2, lists, "si", 1) if lists else 1.0
+    return mean_difference(gained - gained_2, effect, level)
 
 
 def paired_tests(

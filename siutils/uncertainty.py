@@ -121,9 +121,10 @@ def design_effect(
 
     Args:
         values: float ``(N,)``, the per-sample values whose mean is meant: an index, or the
-            difference of the same index in two representations.
-        lists: neighbor lists of all samples, or of a random choice of them, in the representation,
-            or in both, to a depth of :func:`list_depth`.
+            difference of the same index in two representations, or of two such differences,
+            (first − second) − (third − fourth).
+        lists: neighbor lists of all samples, or of a random choice of them, in each of these
+            representations, to a depth of :func:`list_depth`.
         index: ``"si"``, ``"high_order_si"``, ``"soft_order_si"`` or ``"anti_si"``.
         order: the order of the index.
         seed: of the deals.
@@ -141,7 +142,9 @@ def design_effect(
     samples = len(lists[0].neighbors)
     for groups in _deals(samples, seed):
         dealt = [_dealt(groups, part, index, order) for part in lists]
-        v = dealt[0][0] if len(dealt) == 1 else dealt[0][0] - dealt[1][0]
+        v = dealt[0][0]
+        for sign, (other, _) in zip((-1, -1, 1), dealt[1:], strict=False):
+            v = v.add(other, alpha=sign)
         known = torch.stack([found for _, found in dealt]).all(dim=0).double()
         members = torch.zeros(GROUPS, groups.shape[1], dtype=torch.float64)
         sums = torch.zeros_like(members).scatter_add_(0, groups, v * known)
@@ -156,7 +159,8 @@ def design_effect(
     if size:
         spread = square / size - (total / size) ** 2
         effect = between * size_of_group / spread if spread > 0 else math.nan
-    events = float(torch.minimum(values.abs().sum(), (1 - values.abs()).sum()))
+    sizes = values.abs().clamp(max=1)
+    events = float(torch.minimum(sizes.sum(), (1 - sizes).sum()))
     if events < FEW or samples < FEW * GROUPS or not effect > 0:
         worst = max(spoiled(part.neighbors, order) for part in lists)
         return max(effect, worst) if effect > 0 else worst

@@ -1,10 +1,13 @@
 """extract_features: equal to a plain forward pass with hooks, cached exactly, clear errors."""
 
+import importlib
+import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
+import torchvision.models as tvm
 from full_disk import largest_file
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -215,6 +218,23 @@ def test_tokens_have_a_mean_but_no_grid():
         extract_features(model, images, ["1"], device="cpu", pool=2)
 
 
+@pytest.mark.parametrize(
+    ("name", "last", "first"),
+    [("swin_t", "features.1.0", ""), ("convnext_tiny", "features.1.0.block.5", "features.1.0")],
+)
+def test_channels_may_be_last_for_square_images(name, last, first):
+    model = getattr(tvm, name)(weights=None).eval()
+    inputs = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    layers = [layer for layer in (last, first) if layer]
+    found = extract_features(model, inputs, layers, device="cpu", pool=[None, "mean", 2])
+    maps = found[last, None].reshape(2, 8, 8, 96)
+    assert torch.allclose(found[last, "mean"], maps.mean((1, 2)), atol=1e-6)
+    assert torch.allclose(found[last, 2], grid_means(maps.permute(0, 3, 1, 2), 2), atol=1e-6)
+    if first:
+        maps = found[first, None].reshape(2, 96, 8, 8)
+        assert torch.allclose(found[first, "mean"], maps.mean((2, 3)), atol=1e-6)
+
+
 @pytest.mark.parametrize("pool", ["max", 0, -1, 2.0, True, [], ["mean", "max"]])
 def test_a_wrong_pool_is_an_error(pool):
     with pytest.raises(ValueError, match="pool "):
@@ -268,6 +288,32 @@ def test_whatever_changes_the_features_is_computed_again(tmp_path):
     assert folders() == 5
     with pytest.raises(ValueError, match=r"transform whose repr\(\) says what it does"):
         extract_features(model, images, device="cpu", cache=tmp_path, transform=lambda x: x / 255)
+
+
+SCALED = """
+from torch import nn, ones
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", ones(()), persistent=False)
+    def forward(self, x):
+        return {factor} * self.scale * x.flatten(1)
+"""
+
+
+def test_the_code_of_a_class_and_buffers_that_are_not_stored_belong_to_the_key(
+    tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    images, found = torch.ones(2, 3), []
+    for factor, scale in ((1, 1), (2, 1), (2, 3)):
+        (tmp_path / f"scaled{factor}.py").write_text(SCALED.format(factor=factor))
+        model = importlib.import_module(f"scaled{factor}").Scaled()
+        type(model).__module__ = "scaled"  # as if the file had been edited
+        model.scale.fill_(scale)
+        monkeypatch.setitem(sys.modules, "scaled", sys.modules[f"scaled{factor}"])
+        found += extract_features(model, images, [""], device="cpu", cache=tmp_path)[""][0, :1]
+    assert found == [1, 2, 6]
 
 
 def only_file(folder):

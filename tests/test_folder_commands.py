@@ -17,6 +17,8 @@ from siutils import SeparationIndex, extract_features, layer_curve, ranking
 from siutils.cli import main
 from siutils.comparison import holm
 from siutils.folders import find_halves, find_images
+from siutils.layers import layer_scores
+from siutils.transitions import shortest_prefix
 from siutils.zoo import load_model
 
 SIUTILS = Path(sys.executable).parent / "siutils"
@@ -172,6 +174,29 @@ def test_layers_has_the_curve_of_the_library(place, layered, home):
     assert classes[layer].tolist() == pytest.approx(by_class.tolist())
 
 
+def test_layers_says_what_the_rest_of_a_shortest_prefix_may_add(place, layered, home):
+    model = load_model("shufflenet_v2_x0_5", size=64)
+    train, test = (half.load(64) for half in find_halves(place / "divided"))
+    given = train.images, train.labels
+    scores = layer_scores(model, *given, pool="mean", test=(test.images, test.labels), device="cpu")
+    chain = scores.of("test", "mean")
+    own = scores.table.query("index == 'si' and split == 'train'").set_index("layer")["value"]
+    prefix = pd.read_csv(layered / "tables" / "prefix.csv")
+    page = (layered / "layers.html").read_text()
+    for row, reference in zip(prefix.itertuples(), (list(chain)[-1], own.idxmax()), strict=True):
+        end, tests = shortest_prefix(chain, reference)
+        high = 0.0 if end == reference else tests.set_index("layer").loc[end, "high"]
+        assert (row.reference.split()[0], row.prefix_ends_at) == (reference, end)
+        assert row.rest_adds_at_most == pytest.approx(max(0.0, high))
+    if prefix["prefix_ends_at"][0] != list(chain)[-1]:
+        assert f"{prefix['rest_adds_at_most'][0]:.3f} at most, with 95 % confidence" in page
+    flow = pd.read_csv(layered / "tables" / "flows.csv")
+    separated = torch.stack([s.separated for s in chain.values()])
+    assert (flow["for good"] + flow["for now"]).tolist() == pytest.approx(
+        separated.double().mean(1).tolist()
+    )
+
+
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium installed")
 def test_pages_are_whole_without_network(ranked, layered, tmp_path):
     for folder, name in ((ranked, "rank"), (layered, "layers")):
@@ -207,7 +232,6 @@ LAYERS = ["--model", "squeezenet1_1", "--weights", "random"]
         ("rank", ["--data", "digits", *RANK, "--device", "abacus"], "device must be 'auto', 'cpu'"),
         ("layers", ["--data", "digits", *LAYERS, "--memory", "0"], "memory must be a positive"),
         ("layers", ["--data", "digits", *LAYERS, "--pool", "max"], "pool must be None, 'mean' or"),
-        ("layers", ["--data", "digits", "--model", "swin_t", "--weights", "random"], "of Swin net"),
         ("layers", ["--data", "digits", *LAYERS[:2], "--weights", "no.pt"], "no file 'no.pt' for"),
     ],
 )

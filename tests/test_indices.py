@@ -5,6 +5,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from allocations import Largest
 
 from siutils import SeparationIndex, indices
 
@@ -90,6 +91,17 @@ def test_column_sum_does_not_depend_on_the_columns_beside_it():
     x = torch.randn(1001, 37, generator=torch.Generator().manual_seed(1))
     assert torch.equal(indices.column_sum(x)[5:6], indices.column_sum(x[:, 5:6]))
     torch.testing.assert_close(indices.column_sum(x), x.double().sum(0))
+
+
+def test_class_means_copy_no_whole_class_and_change_no_bit():
+    x = torch.randn(601, 60_000, generator=torch.Generator().manual_seed(2))
+    codes = torch.arange(len(x)) % 2
+    with Largest() as largest:
+        means = indices.class_means(x, codes, 2)
+    assert largest.bytes <= 8 * 2**24 < 8 * (codes == 0).sum() * x.shape[1]
+    for c, mean in enumerate(means):
+        group = x[codes == c]
+        assert torch.equal(mean, indices.column_sum(group) / len(group))
 
 
 @pytest.mark.parametrize("order", [0, 3])

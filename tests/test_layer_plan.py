@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from siutils.layer_plan import DISK_RATE, SHARE, plan_steps
+from siutils.layer_plan import DISK_RATE, SHARE, plan_steps, room_needed
 
 
 def jobs(seed, n=40):
@@ -47,8 +47,10 @@ def test_one_group_needs_no_estimate_and_is_kept_on_request():
     sizes = {("a", None): 60, ("b", "mean"): 1}
     (step,) = plan_steps(sizes, 100, 0, 0, lambda: math.nan)
     assert (list(step.jobs), step.files) == (list(sizes), False)
-    (step,) = plan_steps(sizes, 100, 0, 0, lambda: math.nan, keep=True)
+    (step,) = plan_steps(sizes, 100, 0, 61, lambda: math.nan, keep=True)
     assert (step.files, step.keep, step.room) == (True, True, 61)
+    (step,) = plan_steps(sizes, 100, 0, 60, lambda: math.nan, keep=True)
+    assert (step.files, step.keep, step.room) == (False, False, 0)
 
 
 def test_files_that_are_there_are_used_and_need_no_room():
@@ -59,3 +61,13 @@ def test_files_that_are_there_are_used_and_need_no_room():
         ("b", False, 0),
         ("c", True, 0),
     ]
+
+
+def test_files_that_are_kept_count_beside_those_of_later_steps():
+    sizes = {(name, None): size for name, size in zip("abcd", (30, 30, 90, 80), strict=True)}
+    steps = plan_steps(sizes, 100, 0, 230, lambda: 0.0, keep=True)
+    assert [(step.keep, step.room) for step in steps] == [(True, 60), (False, 170)]
+    assert room_needed(steps) == 230
+    steps = plan_steps(sizes, 100, 0, 229, lambda: 0.0, keep=True)
+    assert [(step.keep, step.room) for step in steps] == [(True, 60), (False, 90), (False, 80)]
+    assert room_needed(steps) == 150

@@ -1,5 +1,6 @@
 """Layer figures show what their tables hold, without overlapping labels or global style."""
 
+import io
 import itertools
 
 import numpy as np
@@ -48,6 +49,16 @@ def test_lines_and_bands_are_those_of_the_table():
         assert (y.min(), y.max()) == (pytest.approx(value - 0.1), pytest.approx(value + 0.1))
     styles = {(line.get_marker(), line.get_linestyle()) for line in axes.lines}
     assert len(styles) == 3
+
+
+def test_bands_have_the_line_of_their_curve_at_their_edges():
+    table = curves({name: 0.2 + 0.1 * i for i, name in enumerate("abcd")}).drop(columns="chance")
+    figure = layer_plots.layer_bands(table)
+    figure.savefig(io.BytesIO())  # styles are settled when drawn
+    (axes,) = figure.axes
+    edges = [band.get_linestyle()[0][1] for band in axes.collections]
+    assert len({str(edge) for edge in edges}) == 4
+    assert [edge is None for edge in edges] == [line.get_linestyle() == "-" for line in axes.lines]
 
 
 @pytest.mark.parametrize("values", [[0.3] * 6, [0.9, 0.899, 0.2, 0.1], [0.05, 0.05, 0.05]])

@@ -1,14 +1,16 @@
 """The layer curve is the SeparationIndex of each layer's features, nothing else."""
 
+import os
 import tempfile
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from full_disk import largest_file
 from torch import nn
 
-from siutils import SeparationIndex, layer_curve
+from siutils import SeparationIndex, extract_features, layer_curve
 from siutils.layers import layer_scores
 from siutils.transitions import compare_layers
 
@@ -106,6 +108,16 @@ def test_little_memory_gives_the_same_table(
     assert not list(tmp_path.rglob("*.tmp")) + list(tmp_path.rglob("scaled-*"))
 
 
+def test_a_batch_is_as_small_as_the_outputs_of_its_layers_need(network, monkeypatch):
+    options = {"device": "cpu", "memory": 4 * 7 * 4 * (144 + 144)}  # a quarter: seven images
+    expected = layer_curve(network, *data(), ["0", "1"], device="cpu")
+    monkeypatch.setattr("siutils.layers.MIN_BATCH", 0)
+    monkeypatch.setattr("siutils.layer_plan.DISK_RATE", 1e30)  # both at once
+    calls = passes(network)
+    assert layer_curve(network, *data(), ["0", "1"], **options).equals(expected)
+    assert len(calls) == 1 + -(-60 // 7)  # the dry run
+
+
 def test_finished_layers_are_kept_and_not_scored_again(network, tmp_path, monkeypatch):
     monkeypatch.setattr("siutils.layer_plan.DISK_RATE", 1e-9)  # so that files are never faster
     calls = passes(network)
@@ -151,6 +163,28 @@ def test_too_little_disk_is_known_before_the_work_starts(network):
     with pytest.raises(OSError, match=r"need 172,800,000,000,000 bytes in .*, but [\d,]+ are free"):
         layer_curve(network, images, labels.expand(10**11), ["0"], device="cpu")
     assert len(calls) == 1  # the dry run
+
+
+def test_what_a_killed_call_left_makes_room_before_the_disk_is_looked_at(
+    network, tmp_path, monkeypatch
+):
+    layer_curve(network, *data(), LAYERS, device="cpu", cache=tmp_path)
+    (folder,) = (tmp_path / "features").iterdir()
+    leftover = folder / "0.npy.elsewhere.1.tmp"
+    leftover.touch()
+    os.utime(leftover, (0, 0))
+    monkeypatch.setattr("siutils.layers.free_bytes", lambda _: 0 if leftover.exists() else 10**9)
+    layer_curve(network, *data(), LAYERS, device="cpu", cache=tmp_path, order=1, memory=1)
+    assert not leftover.exists()
+
+
+def test_features_that_were_there_before_are_left_where_they_are(network, tmp_path):
+    found = extract_features(network, data()[0], ["0"], device="cpu", cache=tmp_path)
+    expected = layer_curve(network, *data(), LAYERS, device="cpu")
+    table = layer_curve(network, *data(), LAYERS, device="cpu", cache=tmp_path, memory=0.5 * ONE)
+    assert table.equals(expected)
+    (file,) = tmp_path.rglob("0.npy")
+    assert np.array_equal(np.load(file), found["0"])
 
 
 def test_damaged_scores_are_one_clear_error(network, tmp_path):

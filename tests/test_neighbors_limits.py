@@ -11,12 +11,15 @@ import threading
 import numpy as np
 import pytest
 import torch
+from allocations import Largest
 from reference import brute_neighbors
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 from siutils import _pairs, _screen, _sketch, kneighbors
-from siutils.neighbors import METHODS
+from siutils.neighbors import METHODS, _extent
+from siutils.runs import neighbors_among
+from siutils.separation import feature_matrix
 
 X = np.random.default_rng(0).normal(size=(240, 9))
 
@@ -217,3 +220,22 @@ def test_too_little_memory_to_choose_a_projection_leaves_all_dimensions(monkeypa
     monkeypatch.setattr(_sketch, "candidates", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         kneighbors(x, 2, method="projection")
+
+
+def test_checking_features_takes_memory_that_their_number_does_not_change():
+    x = torch.ones(1, 1).expand(300, 2**19)  # 600 MB, were they there
+    with Largest() as largest:
+        feature_matrix(x, "features")
+        low, high = _extent(x, "features")
+    assert largest.bytes <= 4 * 2**22
+    assert bool((low == 1).all() & (high == 1).all())
+
+
+def test_neighbors_among_chosen_samples_are_the_same_in_blocks(monkeypatch):
+    x = torch.from_numpy(np.round(X, 1))  # near ties and exact ones
+    rows = torch.arange(1, len(x), 2)
+    expected = torch.from_numpy(brute_neighbors(x[rows].numpy(), 4)[1])
+    assert torch.equal(neighbors_among(x, rows, 4), expected)
+    for entries in (1, 300):
+        monkeypatch.setattr("siutils.runs.BLOCK", entries)
+        assert torch.equal(neighbors_among(x, rows, 4), expected)

@@ -297,6 +297,13 @@ def test_a_cell_error(tmp_path):
     fails(folder, CellError, r"01_one, cell 2/3: KeyError: .*; partial notebook: .*ipynb$")
 
 
+def test_a_cell_error_has_the_notes_that_were_added_to_it(tmp_path):
+    error = "error = RuntimeError('half\\nway')"
+    source = f"{error}\nerror.add_note('two layers are kept')\nraise error"
+    message = "RuntimeError: half way; two layers are kept; partial notebook: "
+    fails(one_notebook(tmp_path, source), CellError, message)
+
+
 def test_a_disk_that_fills_up_meanwhile(tmp_path):
     folder = one_notebook(tmp_path, "open('/dev/full', 'w', buffering=1).write('a\\n')")
     fails(folder, OutputError, "01_one, cell 1/1: OSError: .*No space left on device")

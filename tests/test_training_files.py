@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pickle
+import platform
 import signal
 import subprocess
 import sys
@@ -235,13 +236,17 @@ def test_a_cache_that_is_no_folder_is_one_clear_error(tmp_path):
 
 
 def test_what_a_killed_run_left_is_removed_later(tmp_path):
-    old, young = tmp_path / "last.pt.1.tmp", tmp_path / "last.pt.2.tmp"
-    old.write_text("")
-    young.write_text("")
-    os.utime(old, (0, 0))
+    here = platform.node()
+    with subprocess.Popen(["true"]) as process:
+        pass
+    dead, mine = f"a.pt.{here}.{process.pid}.tmp", f"a.pt.{here}.{os.getpid()}.tmp"
+    for name in ("a.pt.else.where.1.tmp", "a.pt.elsewhere.2.tmp", dead, mine, f"{here}.x.tmp"):
+        (tmp_path / name).write_text("")
+    for old in ("a.pt.else.where.1.tmp", mine):
+        os.utime(tmp_path / old, (0, 0))
     save_checkpoint({}, tmp_path / "last.pt")
-    assert not old.exists()
-    assert young.exists()
+    left = {path.name for path in tmp_path.glob("*.tmp")}
+    assert left == {"a.pt.elsewhere.2.tmp", mine, f"{here}.x.tmp"}
 
 
 def test_fingerprint_tells_apart_what_differs(tmp_path):

@@ -11,6 +11,7 @@ from siutils.transitions import (
     STATES,
     LayerSamples,
     class_arrival,
+    compare_changes,
     compare_layers,
     flows,
     paired_tests,
@@ -196,23 +197,53 @@ def test_an_unknown_reference_is_refused():
 @pytest.mark.parametrize(
     ("baseline", "without", "expected"),
     [
-        ("falls", ["falls", "unclear"], "too (c0): x cannot be the only reason"),
-        ("falls", ["falls", "rises"], "(c0) or becomes a rise (c1): it depends"),
-        ("falls", ["rises", "unclear"], "SI rises (c0): x may be the reason"),
-        ("falls", ["unclear"], "no change is shown: x may contribute"),
-        ("unclear", ["falls", "rises"], "SI falls (c0), with x no fall is shown"),
-        ("rises", ["unclear", "rises"], "nothing to explain"),
+        (50, 100, "difference +0.250 (+0.190 … +0.310): the fall is smaller, none is shown to be"),
+        (50, 80, "(+0.100 … +0.200): the fall is smaller, a fall is left"),
+        (50, 150, "the fall is smaller, SI rises"),
+        (50, 30, "the fall is larger, a fall is left"),
+        (50, 50, "not shown to matter, and the fall is there: this is not the only reason"),
+        (93, 96, "(-0.004 … +0.034): not shown to matter."),  # one falls, the other is not shown to
+        (100, 50, "shown; there is no fall to explain"),
+        (150, 150, "not shown; there is no fall to explain"),
     ],
 )
-def test_findings_follow_from_the_verdicts(baseline, without, expected):
-    cases = {"base": baseline} | {f"c{i}": verdict for i, verdict in enumerate(without)}
-    n = 200
-    base, up, down = (samples_of(torch.arange(n) < k) for k in (100, 150, 50))
-    pairs = {"falls": (base, down), "rises": (base, up), "unclear": (base, base)}
-    tests = paired_tests({name: pairs[verdict] for name, verdict in cases.items()})
-    assert dict(zip(tests["case"], tests["verdict"], strict=True)) == cases
-    (found,) = findings(tests, "base", {"x": [c for c in cases if c != "base"]})["finding"]
-    assert expected in found
-    assert "p < 0.001" in sentence(tests.to_dict("records")[0]) or baseline == "unclear"
+def test_findings_follow_from_the_difference_of_changes(baseline, without, expected):
+    cases = {
+        case: tuple(samples_of(torch.arange(200) < k) for k in (100, after))
+        for case, after in (("base", baseline), ("c", without))
+    }
+    tests = paired_tests(cases)
+    table = findings(cases, tests, {"x": ("base", ["c"])})
+    assert expected in table["finding"][0]
+    assert table["difference"][0] == pytest.approx((without - baseline) / 200)
+    assert sentence(tests.to_dict("records")[0]).startswith("**base**: SI 0.500 →")
     with pytest.raises(KeyError, match="nowhere"):
-        findings(tests, "base", {"x": ["nowhere"]})
+        findings(cases, tests, {"x": ("base", ["nowhere"])})
+
+
+def test_other_samples_are_stated_but_not_paired():
+    cases = {name: (samples_of(torch.ones(n).bool()),) * 2 for name, n in (("a", 30), ("b", 40))}
+    given = paired_tests(cases), {"x": ("a", ["b"])}
+    (found,) = findings(cases, *given, other_samples=["b"])["finding"]
+    assert found.endswith("of a; these are other images, so that the difference is not tested.")
+    with pytest.raises(ValueError, match="must hold the same samples"):
+        findings(cases, *given)
+
+
+def test_a_difference_of_changes_knows_that_neighbors_depend_on_each_other():
+    generator = torch.Generator().manual_seed(5)
+    x, y = torch.randn(300, 4, 3, generator=generator), torch.arange(300) % 3
+    x = x + y[:, None, None] * torch.tensor([0.0, 0.5, 1.0, 0.8])[:, None]
+    parts = [SeparationIndex(x[:, i], y) for i in range(4)]
+    a, b, c, d = (LayerSamples(y, s.si(per="sample") == 1, s._lists(1)) for s in parts)
+    plain = compare_layers(b, a)
+    # no change there: the change here is all
+    assert compare_changes((a, b), (a, a)) == pytest.approx((plain.effect, plain.low, plain.high))
+    gap, low, high = compare_changes((a, b), (b, a))
+    assert gap == pytest.approx(2 * plain.effect)
+    assert high - low == pytest.approx(2 * (plain.high - plain.low), rel=0.05)
+    values = [part.separated.double() for part in (b, a, d, c)]
+    gap, low, high = compare_changes((a, b), (c, d))
+    assert gap == pytest.approx(float((values[0] - values[1] - values[2] + values[3]).mean()))
+    with pytest.raises(ValueError, match="both be scored within one set"):
+        compare_changes((a, b), (samples_of(c.separated, y), samples_of(d.separated, y)))
