@@ -90,7 +90,8 @@ def rank_correlation(
     Returns:
         ``weighted_kendall`` (SciPy's ``weightedtau``, top ranks weigh most, as in the literature on
         transferability), ``kendall`` (tau-b), ``spearman`` and ``pearson``, each in −1 … 1;
-        ``top1_regret``, the accuracy lost by taking the model with the highest score; ``n``, M.
+        ``top1_regret``, the accuracy lost by taking the model with the highest score, of several
+        with that score the mean; ``n``, M.
 
     Raises:
         ValueError: if lengths differ, M is too small, a value is not finite, all values are equal,
@@ -116,13 +117,17 @@ def rank_correlation(
         "kendall": float(stats.kendalltau(x, y).statistic),
         "spearman": float(stats.spearmanr(x, y).statistic),
         "pearson": float(stats.pearsonr(x, y).statistic),
-        "top1_regret": float(y.max() - y[x.argmax()]),
+        "top1_regret": _regret(x, y),
         "n": len(x),
     }
     if interval:
         low, high = _interval(x, y, repeats, seed)
         result |= {"weighted_kendall_low": low, "weighted_kendall_high": high}
     return result
+
+
+def _regret(x: np.ndarray, y: np.ndarray) -> float:
+    return float(y.max() - y[x == x.max()].mean())  # the first of a tie would be an arbitrary one
 
 
 def _interval(x: np.ndarray, y: np.ndarray, repeats: int, seed: int) -> list[float]:

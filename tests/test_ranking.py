@@ -21,6 +21,12 @@ def test_perfect_reversed_and_swapped_orders():
     assert rank_correlation([1, 2, 4, 3], accuracy)["kendall"] == pytest.approx(4 / 6)
 
 
+def test_regret_is_that_of_a_random_one_of_the_best_scored():
+    accuracy = [40.0, 30.0, 20.0, 10.0]  # the best stands first, where argmax would find it
+    assert rank_correlation([2, 2, 1, 0], accuracy)["top1_regret"] == 5.0
+    assert rank_correlation([1, 2, 1, 2], accuracy)["top1_regret"] == 20.0
+
+
 def test_weighted_kendall_minds_the_top_most():
     accuracy = [1.0, 2.0, 3.0, 4.0, 5.0]
     top = rank_correlation([1, 2, 3, 5, 4], accuracy)
