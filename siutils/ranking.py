@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from siutils.sampling import check_positive
@@ -35,6 +36,7 @@ __all__ = [
     "rank_correlation",
     "regularized_h_score",
     "require_equal_n",
+    "rounded",
     "score_table",
     "silhouette",
     "transrate",
@@ -63,6 +65,21 @@ def require_equal_n(table: pd.DataFrame, column: str = "n") -> pd.DataFrame:
             f"{sorted(table[column].unique().tolist())}; score equal subsets"
         )
     return table
+
+
+def rounded(values: ArrayLike) -> np.ndarray:
+    """Scores of networks as multiples of the largest, to nine digits: rounding is no order.
+
+    With D ≥ N, for example, all networks have the H-score C − 1, but for its last bits.
+
+    Args:
+        values: ``(M,)``; NaN, where a network has no such score, stays.
+
+    >>> rounded([4.0, 4.0 - 1e-14, 2.0, np.nan]).tolist()
+    [1.0, 1.0, 0.5, nan]
+    """
+    x = np.asarray(values, dtype=float)
+    return np.round(x / np.nanmax(np.abs(x), initial=1e-300), 9)
 
 
 def rank_correlation(

@@ -22,7 +22,7 @@ from siutils.checkpoints import load_weights
 from siutils.data import ImageSet, Transform, balanced_subset, train_val_split
 from siutils.features import extract_features
 from siutils.models import create_model
-from siutils.ranking import rank_correlation, require_equal_n, score_table
+from siutils.ranking import rank_correlation, require_equal_n, rounded, score_table
 from siutils.separation import SeparationIndex
 from siutils.training import Recipe, evaluate, fit
 from siutils.transferability import FOLDS
@@ -237,9 +237,7 @@ def transfer_correlations(
         family = "Separation Index" if score in FAMILY else "literature"
         row: dict[str, Any] = {"score": score, "kind": "baseline" if score in BASELINES else family}
         accuracies = table["fine_tuned_accuracy"].tolist()
-        values = table[score].to_numpy(float)
-        # rounding is no order: with D ≥ N, all networks have the H-score C − 1
-        values = np.round(values / max(float(np.abs(values).max()), 1e-300), 9)
+        values = rounded(table[score])
         ordered = np.ptp(values) > 0 and len(set(accuracies)) > 1
         if ordered or len(table) < 2:  # of a single network: a clear error
             row |= rank_correlation(values.tolist(), accuracies, len(table) > 2, repeats, seed)

@@ -120,6 +120,15 @@ def test_rank_has_every_score_of_the_library(place, ranked, home):
     assert classes.loc[list(files.classes), LABELS[0]].tolist() == pytest.approx(expected)
 
 
+def test_rank_ranks_no_rounding(ranked):
+    scores, ranks = (pd.read_csv(ranked / "tables" / f"{name}.csv", index_col="network")
+                     for name in ("scores", "ranks"))  # fmt: skip
+    assert scores["h_score"].tolist() == pytest.approx([2] * 4)  # D ≥ N: C − 1 for all
+    assert ranks["h_score"].tolist() == [1] * 4
+    assert ranks.loc["raw pixels", "leep"] != ranks.loc["raw pixels", "leep"]
+    assert sorted(ranks["logme"]) == [1, 2, 3, 4]
+
+
 def test_rank_leaves_a_run_record(ranked):
     run = json.loads((ranked / "run.json").read_text())
     facts = run["notebooks"]["rank"]
