@@ -67,7 +67,8 @@ def beside_study(
     Args:
         wide: rows of :func:`wide_indices`.
         study: rows of :func:`siutils.data.load_study`; none for data that the study has not.
-        trainings: per network of the trained arm ``network, recipe, epochs, training_images``.
+        trainings: per network of the trained arm ``network, recipe, epochs, training_images`` and
+            ``zero_init``, whether its residual blocks started as the identity.
         pretrained: where pretrained weights come from, ``"imagenet"`` (as in the study) or else.
 
     Returns:
@@ -78,6 +79,7 @@ def beside_study(
     >>> row |= {"n": 500, "n_classes": 100, "weights": "here", "transform": "of the training"}
     >>> study = [{k: row[k] for k in ("network", "arm", "split")} | {"index": "si", "value": 0.6}]
     >>> ours = {"network": "vgg16", "recipe": "study", "epochs": 200, "training_images": 40_000}
+    >>> ours |= {"zero_init": False}
     >>> table = beside_study(*map(pd.DataFrame, ([row], study, [ours])), "imagenet")
     >>> table[["source", "si", "differs_in"]].fillna("").values.tolist()
     [['chance', 0.1, ''], ['trained', 0.4, ''], ['study', 0.6, 'N, transform']]
@@ -143,6 +145,11 @@ def _reasons(ours: dict[str, Any], trainings: pd.DataFrame, pretrained: str) -> 
         found["classes"] = f"{ours['n_classes']} classes here, {_CLASSES} in the study"
     if ours["transform"] != _TRANSFORM[split]:  # never the same: the study's was another one
         found["transform"] = f"{split} images: {ours['transform']} here, {_TRANSFORM[split]} there"
+    if split == "train":  # never the same: no row of ours is chosen like that
+        found["subset"] = (
+            "the study chose its train images by their places in all 50,000, but out of its split "
+            "of 40,000: not equally many of each class, and some from outside the split"
+        )
     if ours["arm"] == "pretrained" and pretrained != "imagenet":
         found["weights"] = f"pretrained on the {pretrained} task here, on ImageNet in the study"
     if ours["arm"] == "trained":
@@ -153,4 +160,6 @@ def _reasons(ours: dict[str, Any], trainings: pd.DataFrame, pretrained: str) -> 
                 f"{row['recipe']}, {row['epochs']} × {row['training_images']:,} images here, "
                 "the study's recipe, 200 × 40,000, there"
             )
+        if row["zero_init"]:
+            found["start"] = "residual blocks start as the identity here, not in the study"
     return found

@@ -29,10 +29,10 @@ def tidy():
     return pd.concat([report(*key) for key in keys], ignore_index=True)
 
 
-def trainings(recipe="study", epochs=200, images=40_000):
+def trainings(recipe="study", epochs=200, images=40_000, zero_init=False):
     networks = ["vgg16", "resnet18", "efficientnet_b0"]
     return pd.DataFrame({"network": networks}).assign(
-        recipe=recipe, epochs=epochs, training_images=images
+        recipe=recipe, epochs=epochs, training_images=images, zero_init=zero_init
     )
 
 
@@ -88,7 +88,7 @@ def test_chance_stands_once_where_all_rows_have_one_n_else_for_each_split(tidy):
     np.testing.assert_array_equal(table["si"][:2], unequal["si_chance"])
 
 
-def row_of_study(arm="trained", split="train", pretrained="imagenet", training=None, **changes):
+def row_of_study(arm="trained", split="test", pretrained="imagenet", training=None, **changes):
     """The study's row beside a ResNet18 row of ours that agrees with it in all but the changes."""
     transform = {"train": "none", "test": "mean = std = 0.5"}[split]
     ours = {"network": "resnet18", "arm": arm, "split": split, "n": study_n("resnet18", arm, split),
@@ -99,17 +99,28 @@ def row_of_study(arm="trained", split="train", pretrained="imagenet", training=N
 
 
 @pytest.mark.parametrize("arm", ["trained", "pretrained"])
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_what_agrees_is_no_reason(arm, split):
-    assert row_of_study(arm, split)["differs_in"] == row_of_study(arm, split)["reason"] == ""
+def test_what_agrees_is_no_reason(arm):
+    assert row_of_study(arm)["differs_in"] == row_of_study(arm)["reason"] == ""
+    train = row_of_study(arm, "train")
+    assert train["differs_in"] == "subset"  # the study's own slip, which is never repeated
+    assert "some from outside the split" in train["reason"]
 
 
 @pytest.mark.parametrize(
     ("word", "text", "changes"),
     [
-        ("N", "N = 1,250 here, 36,000 in the study", {"n": 1250}),
+        ("N", "N = 1,250 here, 10,000 in the study", {"n": 1250}),
         ("classes", "50 classes here, 100 in the study", {"n_classes": 50}),
-        ("transform", "train images: mean 0.4 here, none there", {"transform": "mean 0.4"}),
+        (
+            "transform",
+            "test images: mean 0.4 here, mean = std = 0.5 there",
+            {"transform": "mean 0.4"},
+        ),
+        (
+            "start",
+            "residual blocks start as the identity here, not in the study",
+            {"training": trainings(zero_init=True)},
+        ),
         (
             "weights",
             "pretrained on the upstream task here, on ImageNet in the study",
