@@ -56,6 +56,43 @@ def wide_indices(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def training_labels(trainings: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """What each trained network learned from, as it stands beside its numbers.
+
+    Args:
+        trainings: ``network, arm, epochs, training_images``.
+
+    Returns:
+        Label per network and arm.
+
+    >>> row = {"network": "vgg16", "arm": "trained", "epochs": 2, "training_images": 5000}
+    >>> training_labels(pd.DataFrame([row]))
+    {('vgg16', 'trained'): '2 × 5,000 images'}
+    """
+    return {
+        (row["network"], row["arm"]): _label(row["training_images"], row["epochs"])
+        for row in trainings.to_dict("records")
+    }
+
+
+def _label(training_images: int, epochs: int) -> str:
+    return f"{epochs} × {training_images:,} images"
+
+
+def training_note(trainings: pd.DataFrame) -> str:
+    """The same for the caption of what shows several networks.
+
+    >>> row = {"network": "vgg16", "arm": "trained", "epochs": 2, "training_images": 5000}
+    >>> training_note(pd.DataFrame([row, row | {"arm": "pretrained"}]))
+    'Training, epochs × images: vgg16 2 × 5,000 (trained, pretrained).'
+    """
+    networks: dict[str, list[str]] = {}
+    for (network, arm), label in training_labels(trainings).items():
+        networks.setdefault(f"{network} {label.removesuffix(' images')}", []).append(arm)
+    texts = (f"{text} ({', '.join(arms)})" for text, arms in networks.items())
+    return f"Training, epochs × images: {', '.join(texts)}."
+
+
 def beside_study(
     wide: pd.DataFrame,
     study: pd.DataFrame,
@@ -100,6 +137,7 @@ def beside_study(
                 | {key: ours[key] for key in _KEYS}
                 | {name: theirs[name] for name in names}
                 | {"n": study_n(ours["network"], ours["arm"], ours["split"])}
+                | ({"training": _label(**_TRAINING)} if ours["arm"] == "trained" else {})
                 | {"differs_in": ", ".join(reasons), "reason": "; ".join(reasons.values())}
             )
     columns = ["network", "arm", "split", "source", *names]

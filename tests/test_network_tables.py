@@ -7,7 +7,13 @@ from labeled_data import random_data
 
 from siutils import SeparationIndex
 from siutils.data import load_study
-from siutils.network_tables import beside_study, study_n, wide_indices
+from siutils.network_tables import (
+    beside_study,
+    study_n,
+    training_labels,
+    training_note,
+    wide_indices,
+)
 from siutils.plots import NAMES
 
 ARMS = ("trained", "pretrained", "untrained")
@@ -141,6 +147,26 @@ def test_what_agrees_is_no_reason(arm):
 def test_each_difference_is_a_reason_of_its_own(word, text, changes):
     row = row_of_study(**changes)
     assert (row["differs_in"], row["reason"]) == (word, text)
+
+
+def test_what_networks_learned_from_stands_beside_their_numbers(tidy):
+    ours = trainings(epochs=3, images=5_000).assign(arm="trained")
+    labels = training_labels(ours)
+    wide = wide_indices(tidy)
+    wide["training"] = [labels.get(key) for key in zip(wide["network"], wide["arm"], strict=True)]
+    table = beside_study(wide, STUDY, ours, "imagenet").fillna({"training": ""})
+    for source, texts in (
+        ("trained", ["3 × 5,000 images"]),
+        ("untrained", [""]),
+        ("study", ["200 × 40,000 images", ""]),
+    ):
+        assert sorted(set(table[table["source"] == source]["training"])) == sorted(texts)
+    both = pd.concat([ours, ours.assign(arm="pretrained", epochs=[3, 3, 4])])
+    assert training_note(both) == (
+        "Training, epochs × images: vgg16 3 × 5,000 (trained, pretrained), resnet18 3 × 5,000 "
+        "(trained, pretrained), efficientnet_b0 3 × 5,000 (trained), efficientnet_b0 4 × 5,000 "
+        "(pretrained)."
+    )
 
 
 def test_reasons_add_up():
