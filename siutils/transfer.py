@@ -28,6 +28,7 @@ from siutils.training import Recipe, evaluate, fit
 from siutils.transferability import FOLDS
 
 FAMILY = ("si", "high_order_si", "soft_order_si", "negated_anti_si", "center_si")
+MEASURES = ("weighted_kendall", "kendall", "spearman", "pearson", "top1_regret")
 BASELINES = ("parameters", "upstream_accuracy")
 
 
@@ -210,7 +211,7 @@ def transfer_correlations(
     Args:
         table: of :func:`transfer_experiment`: ``n``, ``fine_tuned_accuracy``, a column per score.
         scores: columns to judge; default: the baselines and every score.
-        repeats: resamples of the networks for the interval, which needs 3 networks.
+        repeats: resamples of the networks for the intervals, which need 3 networks.
         seed: of the resamples.
 
     Returns:
@@ -242,9 +243,9 @@ def transfer_correlations(
         if ordered or len(table) < 2:  # of a single network: a clear error
             row |= rank_correlation(values.tolist(), accuracies, len(table) > 2, repeats, seed)
         rows.append(row)
-    columns = ["score", "kind", "weighted_kendall", "weighted_kendall_low", "weighted_kendall_high"]
-    columns += ["kendall", "spearman", "pearson", "top1_regret"]
-    found = pd.DataFrame(rows).reindex(columns=columns).assign(n_networks=len(table))
+    columns = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
+    found = pd.DataFrame(rows).reindex(columns=["score", "kind", *columns])
+    found = found.assign(n_networks=len(table))
     return found.sort_values("weighted_kendall", ascending=False, kind="stable", ignore_index=True)
 
 
