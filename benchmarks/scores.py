@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=2 .venv/bin/python benchmarks/scores.py
 
 50,000 × 1,280 float32 features of 100 classes, as of a network: normal around the mean of their
-class, in directions whose scale falls. LEEP and NCE get the softmax of 100 source classes. Each
-score runs with default options, so linear probe and silhouette look at 5,000 samples; si is that
-of z-scored features. The scores take turns, seconds is the median over the repeats.
+class in 64 dimensions, mixed into all, with noise and a ReLU. LEEP and NCE get the softmax of 100
+source classes. Each score runs with default options, so linear probe and silhouette look at 5,000
+samples; si is that of z-scored features. The scores take turns, seconds is the median over the
+repeats.
 """
 
 from __future__ import annotations
@@ -25,15 +26,17 @@ from siutils.provenance import environment_facts, git_state
 from siutils.transferability import score_table
 
 OUT = Path(__file__).with_suffix(".csv")
+LATENT = 64
 
 
 def samples(n: int, d: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Features, labels, and what a head of the source task says."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(n) % classes
-    scale = torch.linspace(1, 0.05, d)
-    means = 0.5 * torch.randn(classes, d, generator=generator)
-    features = (means[labels] + torch.randn(n, d, generator=generator)) * scale
+    means = 0.6 * torch.randn(classes, LATENT, generator=generator)
+    latent = means[labels] + torch.randn(n, LATENT, generator=generator)
+    mix = torch.randn(LATENT, d, generator=generator) / LATENT**0.5
+    features = (latent @ mix + 0.3 * torch.randn(n, d, generator=generator)).relu()
     head = torch.randn(d, 100, generator=generator) / d**0.5
     return features, labels, (features @ head).softmax(dim=1)
 
