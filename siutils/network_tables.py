@@ -185,8 +185,8 @@ def _reasons(ours: dict[str, Any], trainings: pd.DataFrame, pretrained: str) -> 
         found["transform"] = f"{split} images: {ours['transform']} here, {_TRANSFORM[split]} there"
     if split == "train":  # never the same: no row of ours is chosen like that
         found["subset"] = (
-            "the study chose its train images by their places in all 50,000, but out of its split "
-            "of 40,000: not equally many of each class, and some from outside the split"
+            "the study took the places of its train images in all 50,000 for places in its split "
+            "of 40,000: neither exactly balanced nor exactly inside the split"
         )
     if ours["arm"] == "pretrained" and pretrained != "imagenet":
         found["weights"] = f"pretrained on the {pretrained} task here, on ImageNet in the study"
