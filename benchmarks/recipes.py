@@ -67,7 +67,7 @@ def main() -> None:
             done = pd.read_csv(OUT) if OUT.exists() else pd.DataFrame(columns=["network", "recipe"])
             if ((done["network"] == network) & (done["recipe"] == name)).any():
                 continue
-            residual = network.startswith("efficientnet")
+            residual = network.startswith("efficientnet") and not name.startswith("study")
             model = create_model(network, len(CLASSES), seed=SEED, zero_init_residual=residual)
             plan, start = squeezed(name, epochs), time.process_time()
             history = fit(

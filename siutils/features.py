@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from siutils.checkpoints import fingerprint, package_of, replacing
 from siutils.devices import resolve_device
 from siutils.feature_files import check_room, job_file, memory_map, write_header
+from siutils.folders import ImageFiles
 from siutils.layer_names import check_names
 from siutils.pooling import Job, Pool, check_pools, pooled
 from siutils.training import inference
@@ -85,6 +86,44 @@ def extract_features(
     if isinstance(pool, list | tuple):
         return features
     return {layer: features[layer, pools[0]] for layer in layers}
+
+
+def extract_from_files(
+    model: nn.Module, files: ImageFiles, layers: Sequence[str], *, chunk: int = 512, **options: Any
+) -> dict[Any, Tensor]:
+    """As `extract_features`, of image files: only `chunk` images at a time are in memory.
+
+    Args:
+        model: a network of `load_model`: its transform says how the images are resized.
+        files: the images.
+        layers: names as in `model.named_modules()`.
+        chunk: images to read at a time.
+        options: of `extract_features`.
+
+    Returns:
+        As `extract_features`.
+
+    Raises:
+        ValueError, RuntimeError: as `extract_features`, or a file is no readable image.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from siutils.folders import find_images
+    >>> from siutils.zoo import load_model
+    >>> model = load_model("squeezenet1_1", "random", size=32)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("ant", "bee"):
+    ...         (Path(folder) / name).mkdir()
+    ...         Image.new("RGB", (40, 40)).save(Path(folder) / name / "1.png")
+    ...     found = extract_from_files(model, find_images(folder), ["penultimate"], pool="mean")
+    >>> found["penultimate"].shape
+    torch.Size([2, 512])
+    """
+    parts, preset = [], vars(model)["transform"]  # a plain attribute, see load_model
+    for rows in torch.arange(len(files)).split(chunk):
+        data = files.subset(rows).load(preset.resize_size[0], preset.interpolation)
+        parts.append(extract_features(model, data.images, layers, **options))
+    return {job: torch.cat([part[job] for part in parts]) for job in parts[0]}
 
 
 def collect(

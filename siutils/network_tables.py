@@ -56,6 +56,43 @@ def wide_indices(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def training_labels(trainings: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """What each trained network learned from, as it stands beside its numbers.
+
+    Args:
+        trainings: ``network, arm, epochs, training_images``.
+
+    Returns:
+        Label per network and arm.
+
+    >>> row = {"network": "vgg16", "arm": "trained", "epochs": 2, "training_images": 5000}
+    >>> training_labels(pd.DataFrame([row]))
+    {('vgg16', 'trained'): '2 × 5,000 images'}
+    """
+    return {
+        (row["network"], row["arm"]): _label(row["training_images"], row["epochs"])
+        for row in trainings.to_dict("records")
+    }
+
+
+def _label(training_images: int, epochs: int) -> str:
+    return f"{epochs} × {training_images:,} images"
+
+
+def training_note(trainings: pd.DataFrame) -> str:
+    """The same for the caption of what shows several networks.
+
+    >>> row = {"network": "vgg16", "arm": "trained", "epochs": 2, "training_images": 5000}
+    >>> training_note(pd.DataFrame([row, row | {"arm": "pretrained"}]))
+    'Training, epochs × images: vgg16 2 × 5,000 (trained, pretrained).'
+    """
+    networks: dict[str, list[str]] = {}
+    for (network, arm), label in training_labels(trainings).items():
+        networks.setdefault(f"{network} {label.removesuffix(' images')}", []).append(arm)
+    texts = (f"{text} ({', '.join(arms)})" for text, arms in networks.items())
+    return f"Training, epochs × images: {', '.join(texts)}."
+
+
 def beside_study(
     wide: pd.DataFrame,
     study: pd.DataFrame,
@@ -67,7 +104,8 @@ def beside_study(
     Args:
         wide: rows of :func:`wide_indices`.
         study: rows of :func:`siutils.data.load_study`; none for data that the study has not.
-        trainings: per network of the trained arm ``network, recipe, epochs, training_images``.
+        trainings: per network of the trained arm ``network, recipe, epochs, training_images`` and
+            ``zero_init``, whether its residual blocks started as the identity.
         pretrained: where pretrained weights come from, ``"imagenet"`` (as in the study) or else.
 
     Returns:
@@ -78,6 +116,7 @@ def beside_study(
     >>> row |= {"n": 500, "n_classes": 100, "weights": "here", "transform": "of the training"}
     >>> study = [{k: row[k] for k in ("network", "arm", "split")} | {"index": "si", "value": 0.6}]
     >>> ours = {"network": "vgg16", "recipe": "study", "epochs": 200, "training_images": 40_000}
+    >>> ours |= {"zero_init": False}
     >>> table = beside_study(*map(pd.DataFrame, ([row], study, [ours])), "imagenet")
     >>> table[["source", "si", "differs_in"]].fillna("").values.tolist()
     [['chance', 0.1, ''], ['trained', 0.4, ''], ['study', 0.6, 'N, transform']]
@@ -98,6 +137,7 @@ def beside_study(
                 | {key: ours[key] for key in _KEYS}
                 | {name: theirs[name] for name in names}
                 | {"n": study_n(ours["network"], ours["arm"], ours["split"])}
+                | ({"training": _label(**_TRAINING)} if ours["arm"] == "trained" else {})
                 | {"differs_in": ", ".join(reasons), "reason": "; ".join(reasons.values())}
             )
     columns = ["network", "arm", "split", "source", *names]
@@ -143,6 +183,11 @@ def _reasons(ours: dict[str, Any], trainings: pd.DataFrame, pretrained: str) -> 
         found["classes"] = f"{ours['n_classes']} classes here, {_CLASSES} in the study"
     if ours["transform"] != _TRANSFORM[split]:  # never the same: the study's was another one
         found["transform"] = f"{split} images: {ours['transform']} here, {_TRANSFORM[split]} there"
+    if split == "train":  # never the same: no row of ours is chosen like that
+        found["subset"] = (
+            "the study took the places of its train images in all 50,000 for places in its split "
+            "of 40,000: neither exactly balanced nor exactly inside the split"
+        )
     if ours["arm"] == "pretrained" and pretrained != "imagenet":
         found["weights"] = f"pretrained on the {pretrained} task here, on ImageNet in the study"
     if ours["arm"] == "trained":
@@ -153,4 +198,6 @@ def _reasons(ours: dict[str, Any], trainings: pd.DataFrame, pretrained: str) -> 
                 f"{row['recipe']}, {row['epochs']} × {row['training_images']:,} images here, "
                 "the study's recipe, 200 × 40,000, there"
             )
+        if row["zero_init"]:
+            found["start"] = "residual blocks start as the identity here, not in the study"
     return found

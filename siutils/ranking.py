@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from siutils.sampling import check_positive
@@ -35,6 +36,7 @@ __all__ = [
     "rank_correlation",
     "regularized_h_score",
     "require_equal_n",
+    "rounded",
     "score_table",
     "silhouette",
     "transrate",
@@ -65,6 +67,21 @@ def require_equal_n(table: pd.DataFrame, column: str = "n") -> pd.DataFrame:
     return table
 
 
+def rounded(values: ArrayLike) -> np.ndarray:
+    """Scores of networks as multiples of the largest, to nine digits: rounding is no order.
+
+    With D ≥ N, for example, all networks have the H-score C − 1, but for its last bits.
+
+    Args:
+        values: ``(M,)``; NaN, where a network has no such score, stays.
+
+    >>> rounded([4.0, 4.0 - 1e-14, 2.0, np.nan]).tolist()
+    [1.0, 1.0, 0.5, nan]
+    """
+    x = np.asarray(values, dtype=float)
+    return np.round(x / np.nanmax(np.abs(x), initial=1e-300), 9)
+
+
 def rank_correlation(
     scores: Sequence[float],
     accuracies: Sequence[float],
@@ -74,23 +91,25 @@ def rank_correlation(
 ) -> dict[str, float]:
     """Agreement of a score with the accuracy that it should predict, over M models.
 
-    The interval holds the middle 95 % of weighted Kendall over ``repeats`` resamples of M models,
+    The intervals hold the middle 95 % of each measure over ``repeats`` resamples of M models,
     drawn with replacement. Copies of a model are tied in both rankings and so do not count as
     agreement; a resample whose scores or accuracies are all equal ranks nothing and is redrawn.
-    Of 200 simulated studies each (bivariate normal, correlation 0.7) it covered 95 % with 6 and
-    with 12 models, being 1.4 and 0.8 wide on average: few models say little.
+    Of 200 simulated studies each (bivariate normal, correlation 0.7) that of weighted Kendall
+    covered 95 % with 6 and with 12 models, being 1.4 and 0.8 wide on average: few models say
+    little.
 
     Args:
         scores: ``(M,)``, higher is better, M ≥ 2, finite, not all equal.
         accuracies: ``(M,)``, likewise.
-        interval: add ``weighted_kendall_low`` and ``weighted_kendall_high``; M ≥ 3.
+        interval: add ``weighted_kendall_low``, ``weighted_kendall_high`` and so on; M ≥ 3.
         repeats: number of resamples.
         seed: of the resamples.
 
     Returns:
         ``weighted_kendall`` (SciPy's ``weightedtau``, top ranks weigh most, as in the literature on
         transferability), ``kendall`` (tau-b), ``spearman`` and ``pearson``, each in −1 … 1;
-        ``top1_regret``, the accuracy lost by taking the model with the highest score; ``n``, M.
+        ``top1_regret``, the accuracy lost by taking the model with the highest score, of several
+        with that score the mean; ``n``, M.
 
     Raises:
         ValueError: if lengths differ, M is too small, a value is not finite, all values are equal,
@@ -111,28 +130,50 @@ def rank_correlation(
             raise ValueError(f"{name} must be finite; got {values.tolist()}")
         if np.ptp(values) == 0:
             raise ValueError(f"{name} are all {values[0]}: no ranking to compare")
-    result = {
-        "weighted_kendall": float(stats.weightedtau(x, y).statistic),
-        "kendall": float(stats.kendalltau(x, y).statistic),
-        "spearman": float(stats.spearmanr(x, y).statistic),
-        "pearson": float(stats.pearsonr(x, y).statistic),
-        "top1_regret": float(y.max() - y[x.argmax()]),
-        "n": len(x),
-    }
+    result = {name: float(values[0]) for name, values in _measures(x[None], y[None]).items()}
     if interval:
-        low, high = _interval(x, y, repeats, seed)
-        result |= {"weighted_kendall_low": low, "weighted_kendall_high": high}
-    return result
+        result |= _intervals(x, y, repeats, seed)
+    return result | {"n": len(x)}
 
 
-def _interval(x: np.ndarray, y: np.ndarray, repeats: int, seed: int) -> list[float]:
+def _measures(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Each measure ``(R,)`` of R pairs of rankings, ``(R, M)`` each."""
+    ranks = (stats.rankdata(values, axis=1) for values in (x, y))
+    best = x == x.max(axis=1, keepdims=True)  # of a tie, the first would be an arbitrary one
+    pairs = list(zip(x, y, strict=True))
+    return {
+        "weighted_kendall": np.array([stats.weightedtau(a, b).statistic for a, b in pairs]),
+        "kendall": np.array([_kendall(a, b) for a, b in pairs]),
+        "spearman": _correlation(*ranks),
+        "pearson": _correlation(x, y),
+        "top1_regret": y.max(axis=1) - np.average(y, axis=1, weights=best),
+    }
+
+
+def _kendall(x: np.ndarray, y: np.ndarray) -> float:
+    """Tau-b as the correlation of the signs of all differences: SciPy's takes ten times as long."""
+    signs = (np.sign(v[:, None] - v).reshape(1, -1) for v in (x, y))
+    return float(_correlation(*signs)[0])
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = (v - v.mean(axis=1, keepdims=True) for v in (a, b))
+    found = (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return found.clip(-1, 1)
+
+
+def _intervals(x: np.ndarray, y: np.ndarray, repeats: int, seed: int) -> dict[str, float]:
     check_positive(repeats, "repeats")
     if len(x) < 3:
         raise ValueError(f"scores must be of at least 3 models for an interval; got {len(x)}")
     rng = np.random.default_rng(seed)
-    found: list[float] = []
-    while len(found) < repeats:
-        drawn = rng.integers(0, len(x), len(x))
-        if np.ptp(x[drawn]) > 0 and np.ptp(y[drawn]) > 0:
-            found.append(stats.weightedtau(x[drawn], y[drawn]).statistic)
-    return np.quantile(found, [0.025, 0.975]).tolist()
+    drawn: list[np.ndarray] = []
+    while len(drawn) < repeats:
+        some = rng.integers(0, len(x), len(x))
+        if np.ptp(x[some]) > 0 and np.ptp(y[some]) > 0:
+            drawn.append(some)
+    found: dict[str, float] = {}
+    for name, values in _measures(x[np.array(drawn)], y[np.array(drawn)]).items():
+        low, high = np.quantile(values, [0.025, 0.975])
+        found |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    return found

@@ -13,21 +13,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from siutils.checkpoints import load_weights
 from siutils.data import ImageSet, Transform, balanced_subset, train_val_split
 from siutils.features import extract_features
 from siutils.models import create_model
-from siutils.ranking import rank_correlation, require_equal_n, score_table
+from siutils.ranking import rank_correlation, require_equal_n, rounded, score_table
 from siutils.separation import SeparationIndex
 from siutils.training import Recipe, evaluate, fit
 from siutils.transferability import FOLDS
+from siutils.uncertainty import interval
 
 FAMILY = ("si", "high_order_si", "soft_order_si", "negated_anti_si", "center_si")
+MEASURES = ("weighted_kendall", "kendall", "spearman", "pearson", "top1_regret")
 BASELINES = ("parameters", "upstream_accuracy")
 
 
@@ -84,8 +85,9 @@ def transfer_experiment(
     Returns:
         One row per network: ``network, parameters, upstream_accuracy`` (on upstream test images),
         every score as of :func:`transfer_scores`, ``fine_tuned_accuracy`` (on downstream test
-        images), and what they rest on: ``n`` images scored; ``n_classes``, ``train_images`` and
-        ``n_test`` downstream; the epochs of both trainings, ``order`` and ``seed``.
+        images), ``learned`` (whether both accuracies are :func:`above_chance`), and what they rest
+        on: ``n`` images scored; ``n_classes``, ``train_images`` and ``n_test`` downstream; the
+        epochs of both trainings, ``order`` and ``seed``.
 
     Raises:
         ValueError: no or repeated networks, too few classes or images, another argument out of
@@ -116,7 +118,7 @@ def transfer_experiment(
 
         model = build(network, len(source.train.classes), seed=seed)
         fit(model, source.train, source.val, upstream, progress=tell, **how)
-        row = {
+        row: dict[str, Any] = {
             "network": network,
             "parameters": sum(p.numel() for p in model.parameters()),
             "upstream_accuracy": evaluate(model, source.test, device=device)["accuracy"],
@@ -126,6 +128,9 @@ def transfer_experiment(
         inherit(tuned, model)
         fit(tuned, target.train, target.val, fine_tuning, progress=tell, **how)
         row["fine_tuned_accuracy"] = evaluate(tuned, target.test, device=device)["accuracy"]
+        row["learned"] = above_chance(row["upstream_accuracy"], source.test.labels) and (
+            above_chance(row["fine_tuned_accuracy"], target.test.labels)
+        )
         rows.append(row)
     return pd.DataFrame(rows).assign(
         n=len(chosen),
@@ -137,6 +142,21 @@ def transfer_experiment(
         order=order,
         seed=seed,
     )
+
+
+def above_chance(accuracy: float, labels: Tensor) -> bool:
+    """Whether the 95 % interval of an accuracy lies above what always naming one class reaches.
+
+    Args:
+        accuracy: share of the images that a network gets right.
+        labels: of these images, int64 ``(N,)``.
+
+    >>> labels = torch.arange(100) % 10
+    >>> above_chance(0.15, labels), above_chance(0.2, labels)
+    (False, True)
+    """
+    hits = torch.arange(len(labels)) < round(accuracy * len(labels))
+    return interval(hits, effect=1.0).low > int(labels.bincount().max()) / len(labels)
 
 
 def transfer_scores(
@@ -207,16 +227,20 @@ def transfer_correlations(
 ) -> pd.DataFrame:
     """How well each score and baseline orders the networks, best first.
 
+    Networks that did not learn are left out: to tell them from the others is easy, and among
+    themselves they have no order.
+
     Args:
-        table: of :func:`transfer_experiment`: ``n``, ``fine_tuned_accuracy``, a column per score.
+        table: of :func:`transfer_experiment`: ``n``, ``fine_tuned_accuracy``, a column per score;
+            where it has the column ``learned``, only rows where it is true count.
         scores: columns to judge; default: the baselines and every score.
-        repeats: resamples of the networks for the interval, which needs 3 networks.
+        repeats: resamples of the networks for the intervals, which need 3 networks.
         seed: of the resamples.
 
     Returns:
         One row per score: ``score``, ``kind`` (Separation Index, literature, baseline) and what
         :func:`siutils.ranking.rank_correlation` returns; missing where all networks have the same
-        score or the same accuracy.
+        score or the same accuracy, or fewer than 2 learned.
 
     Raises:
         ValueError: rows of different N, or fewer than 2 networks.
@@ -228,25 +252,26 @@ def transfer_correlations(
     [['si', 'Separation Index', 1.0], ['parameters', 'baseline', -1.0]]
     """
     require_equal_n(table)
+    if len(table) < 2:
+        raise ValueError(f"table must hold at least 2 networks to be ordered, got {len(table)}")
     if scores is None:
         columns = list(table.columns)
         last = columns.index("fine_tuned_accuracy")
         scores = [c for c in columns[:last] if c != "network"]
+    if "learned" in table:
+        table = table[table["learned"]]
     rows = []
     for score in scores:
         family = "Separation Index" if score in FAMILY else "literature"
         row: dict[str, Any] = {"score": score, "kind": "baseline" if score in BASELINES else family}
         accuracies = table["fine_tuned_accuracy"].tolist()
-        values = table[score].to_numpy(float)
-        # rounding is no order: with D ≥ N, all networks have the H-score C − 1
-        values = np.round(values / max(float(np.abs(values).max()), 1e-300), 9)
-        ordered = np.ptp(values) > 0 and len(set(accuracies)) > 1
-        if ordered or len(table) < 2:  # of a single network: a clear error
+        values = rounded(table[score])
+        if len(set(values)) > 1 and len(set(accuracies)) > 1:
             row |= rank_correlation(values.tolist(), accuracies, len(table) > 2, repeats, seed)
         rows.append(row)
-    columns = ["score", "kind", "weighted_kendall", "weighted_kendall_low", "weighted_kendall_high"]
-    columns += ["kendall", "spearman", "pearson", "top1_regret"]
-    found = pd.DataFrame(rows).reindex(columns=columns).assign(n_networks=len(table))
+    columns = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
+    found = pd.DataFrame(rows).reindex(columns=["score", "kind", *columns])
+    found = found.assign(n_networks=len(table))
     return found.sort_values("weighted_kendall", ascending=False, kind="stable", ignore_index=True)
 
 

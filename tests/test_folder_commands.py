@@ -16,7 +16,8 @@ from digit_folders import write_digits
 from siutils import SeparationIndex, extract_features, layer_curve, ranking
 from siutils.cli import main
 from siutils.comparison import holm
-from siutils.folders import find_halves, find_images
+from siutils.features import extract_from_files
+from siutils.folders import ImageFiles, find_halves, find_images
 from siutils.layers import layer_scores
 from siutils.transitions import shortest_prefix
 from siutils.zoo import load_model
@@ -120,6 +121,31 @@ def test_rank_has_every_score_of_the_library(place, ranked, home):
     classes = pd.read_csv(ranked / "tables" / "classes.csv", index_col="class")
     expected = indices[LABELS[0]].si(per="class").tolist()
     assert classes.loc[list(files.classes), LABELS[0]].tolist() == pytest.approx(expected)
+
+
+def test_features_of_files_are_those_of_all_images_without_holding_them(place, home, monkeypatch):
+    files = find_images(place / "digits")
+    model = load_model("shufflenet_v2_x0_5", size=64)
+    known = extract_features(model, files.load(64).images, [""], batch_size=4, device="cpu")
+    held, load = [], ImageFiles.load
+
+    def watched(self, *how):
+        held.append(len(self))
+        return load(self, *how)
+
+    monkeypatch.setattr(ImageFiles, "load", watched)
+    found = extract_from_files(model, files, [""], chunk=16, batch_size=4, device="cpu")
+    assert found[""].equal(known[""])
+    assert held == [16, 16, 4]
+
+
+def test_rank_ranks_no_rounding(ranked):
+    scores, ranks = (pd.read_csv(ranked / "tables" / f"{name}.csv", index_col="network")
+                     for name in ("scores", "ranks"))  # fmt: skip
+    assert scores["h_score"].tolist() == pytest.approx([2] * 4)  # D ≥ N: C − 1 for all
+    assert ranks["h_score"].tolist() == [1] * 4
+    assert ranks.loc["raw pixels", "leep"] != ranks.loc["raw pixels", "leep"]
+    assert sorted(ranks["logme"]) == [1, 2, 3, 4]
 
 
 def test_rank_leaves_a_run_record(ranked):

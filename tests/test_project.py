@@ -162,3 +162,20 @@ def test_readme_table_is_that_of_the_reference_run():
     assert shown == expected
     run = json.loads((folder / "run.json").read_text())
     assert not run["git"]["dirty"]
+
+
+def test_readme_table_of_trained_networks_is_that_of_the_reference_run():
+    tables = ROOT / "figures" / "cifar100-cpu" / "tables"
+    accuracy = pd.read_csv(tables / "accuracy.csv").query("arm == 'trained'").set_index("network")
+    rows = pd.read_csv(tables / "table2.csv").query("split == 'test' and source != 'study'")
+    expected = []
+    for row in rows.itertuples():
+        how = "– | –"
+        if row.source == "trained":
+            ours = accuracy.loc[row.network]
+            how = f"{ours.epochs} × {ours.training_images:,} | {ours.test_accuracy:.3f}"
+        si = f"{row.si:.3f} ({row.si_low:.3f} to {row.si_high:.3f}) | {row.si_chance:.3f}"
+        expected.append(f"| {row.network} | {how} | {row.n:,} | {si} |")
+    text = (ROOT / "README.md").read_text()
+    shown = text.split("<!-- table3 -->")[1].split("<!-- /table3 -->")[0].strip().splitlines()[2:]
+    assert shown == expected

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from scipy.stats import weightedtau
+from scipy.stats import kendalltau, pearsonr, spearmanr, weightedtau
 
 from siutils.ranking import rank_correlation
 
@@ -19,6 +19,12 @@ def test_perfect_reversed_and_swapped_orders():
     assert reverse["kendall"] == pytest.approx(-1)
     assert reverse["top1_regret"] == 30.0
     assert rank_correlation([1, 2, 4, 3], accuracy)["kendall"] == pytest.approx(4 / 6)
+
+
+def test_regret_is_that_of_a_random_one_of_the_best_scored():
+    accuracy = [40.0, 30.0, 20.0, 10.0]  # the best stands first, where argmax would find it
+    assert rank_correlation([2, 2, 1, 0], accuracy)["top1_regret"] == 5.0
+    assert rank_correlation([1, 2, 1, 2], accuracy)["top1_regret"] == 20.0
 
 
 def test_weighted_kendall_minds_the_top_most():
@@ -47,12 +53,20 @@ def test_interval_holds_the_middle_of_all_resamples():
     scores, accuracies = np.array([1.0, 2.0, 2.0, 4.0, 3.0]), np.array([1.0, 4.0, 2.0, 3.5, 5.0])
     picks = [list(p) for p in product(range(5), repeat=5)]  # all there are
     ranked = [p for p in picks if np.ptp(scores[p]) > 0 and np.ptp(accuracies[p]) > 0]
-    values = [weightedtau(scores[p], accuracies[p]).statistic for p in ranked]
     assert len(ranked) < len(picks) - 5  # two models share a score: such resamples are redrawn
     found = rank_correlation(scores, accuracies, interval=True, repeats=4000)
-    for end, share in (("low", 0.025), ("high", 0.975)):
-        around = np.quantile(values, [share - 0.01, share + 0.01])
-        assert around[0] - 1e-9 <= found[f"weighted_kendall_{end}"] <= around[1] + 1e-9
+    naive = {
+        "weighted_kendall": lambda x, y: weightedtau(x, y).statistic,
+        "kendall": lambda x, y: kendalltau(x, y).statistic,
+        "spearman": lambda x, y: spearmanr(x, y).statistic,
+        "pearson": lambda x, y: pearsonr(x, y).statistic,
+        "top1_regret": lambda x, y: y.max() - y[x == x.max()].mean(),
+    }
+    for name, measure in naive.items():
+        values = [measure(scores[p], accuracies[p]) for p in ranked]
+        for end, share in (("low", 0.025), ("high", 0.975)):
+            around = np.quantile(values, [max(share - 0.01, 0), min(share + 0.01, 1)])
+            assert around[0] - 1e-9 <= found[f"{name}_{end}"] <= around[1] + 1e-9, name
 
 
 def test_interval_adds_to_the_result_and_follows_the_seed():
@@ -62,7 +76,7 @@ def test_interval_adds_to_the_result_and_follows_the_seed():
     plain = rank_correlation(scores, accuracies)
     runs = [rank_correlation(scores, accuracies, True, repeats=50, seed=s) for s in (0, 0, 1)]
     assert runs[0] == runs[1] != runs[2]
-    added = {"weighted_kendall_low", "weighted_kendall_high"}
+    added = {f"{name}_{end}" for name in plain.keys() - {"n"} for end in ("low", "high")}
     assert runs[0].keys() - plain.keys() == added
     assert {k: v for k, v in runs[0].items() if k not in added} == plain
     low, high = runs[0]["weighted_kendall_low"], runs[0]["weighted_kendall_high"]

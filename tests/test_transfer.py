@@ -21,6 +21,7 @@ from siutils.training import Recipe
 from siutils.transfer import (
     BASELINES,
     FAMILY,
+    above_chance,
     inherit,
     transfer_correlations,
     transfer_experiment,
@@ -174,15 +175,32 @@ def test_where_nothing_is_ordered_nothing_is_claimed():
     assert equal["kendall"].isna().all()
     with pytest.raises(ValueError, match="rows differ in N"):
         transfer_correlations(table.assign(fine_tuned_accuracy=[0.1, 0.2], n=[9, 10]))
-    with pytest.raises(ValueError, match="of one length ≥ 2"):
+    with pytest.raises(ValueError, match="at least 2 networks"):
         transfer_correlations(table.assign(fine_tuned_accuracy=[0.1, 0.2])[:1], ["si"])
+
+
+def test_networks_at_chance_do_not_count(planted):
+    assert planted["learned"].tolist() == [False, True, True, True]  # pool1 sees no stripe
+    table = planted.assign(fine_tuned_accuracy=[0.125, 0.2, 0.3, 0.4], si=[9.0, 1, 2, 3])
+    found = transfer_correlations(table, ["si"]).iloc[0]
+    assert (found["kendall"], found["top1_regret"], found["n_networks"]) == (1, 0, 3)
+    few = transfer_correlations(table.assign(learned=[False, False, False, True]), ["si"]).iloc[0]
+    assert np.isnan(few["kendall"])
+    assert few["n_networks"] == 1
+
+
+def test_chance_is_to_name_the_most_frequent_class():
+    labels = torch.tensor([0] * 60 + [1] * 40)
+    assert not above_chance(0.69, labels)  # 0.594 … 0.772
+    assert above_chance(0.7, labels)  # 0.604 … 0.781
+    assert not above_chance(0.0, labels)
 
 
 def test_scores_never_see_a_test_image(planted):
     noise = striped(16 * 20, 1)
     noise = replace(noise, images=torch.randint_like(noise.images, 0, 255))
     blind = experiment(test=noise)
-    accuracies = ["upstream_accuracy", "fine_tuned_accuracy"]
+    accuracies = ["upstream_accuracy", "fine_tuned_accuracy", "learned"]
     pd.testing.assert_frame_equal(blind.drop(columns=accuracies), planted.drop(columns=accuracies))
     assert blind["fine_tuned_accuracy"].max() < 0.3 < planted["fine_tuned_accuracy"].max()
 
