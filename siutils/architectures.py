@@ -59,7 +59,7 @@ ARCHITECTURES = {
     ),
 }
 
-CHEAP = ("mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5")
+CHEAP = ("mobilenet_v3_small", "shufflenet_v2_x0_5", "mobilenet_v2")
 
 
 def adapted(name: str, num_classes: int) -> nn.Module:
