@@ -57,7 +57,7 @@ def wide_indices(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def training_labels(trainings: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """What each trained network learned from, as it stands beside its numbers.
+    """What each trained network learned from, epochs × images, as it stands beside its numbers.
 
     Args:
         trainings: ``network, arm, epochs, training_images``.
@@ -67,7 +67,7 @@ def training_labels(trainings: pd.DataFrame) -> dict[tuple[str, str], str]:
 
     >>> row = {"network": "vgg16", "arm": "trained", "epochs": 2, "training_images": 5000}
     >>> training_labels(pd.DataFrame([row]))
-    {('vgg16', 'trained'): '2 × 5,000 images'}
+    {('vgg16', 'trained'): '2 × 5,000'}
     """
     return {
         (row["network"], row["arm"]): _label(row["training_images"], row["epochs"])
@@ -76,7 +76,7 @@ def training_labels(trainings: pd.DataFrame) -> dict[tuple[str, str], str]:
 
 
 def _label(training_images: int, epochs: int) -> str:
-    return f"{epochs} × {training_images:,} images"
+    return f"{epochs} × {training_images:,}"
 
 
 def training_note(trainings: pd.DataFrame) -> str:
@@ -88,7 +88,7 @@ def training_note(trainings: pd.DataFrame) -> str:
     """
     networks: dict[str, list[str]] = {}
     for (network, arm), label in training_labels(trainings).items():
-        networks.setdefault(f"{network} {label.removesuffix(' images')}", []).append(arm)
+        networks.setdefault(f"{network} {label}", []).append(arm)
     texts = (f"{text} ({', '.join(arms)})" for text, arms in networks.items())
     return f"Training, epochs × images: {', '.join(texts)}."
 

@@ -156,9 +156,9 @@ def test_what_networks_learned_from_stands_beside_their_numbers(tidy):
     wide["training"] = [labels.get(key) for key in zip(wide["network"], wide["arm"], strict=True)]
     table = beside_study(wide, STUDY, ours, "imagenet").fillna({"training": ""})
     for source, texts in (
-        ("trained", ["3 × 5,000 images"]),
+        ("trained", ["3 × 5,000"]),
         ("untrained", [""]),
-        ("study", ["200 × 40,000 images", ""]),
+        ("study", ["200 × 40,000", ""]),
     ):
         assert sorted(set(table[table["source"] == source]["training"])) == sorted(texts)
     both = pd.concat([ours, ours.assign(arm="pretrained", epochs=[3, 3, 4])])
