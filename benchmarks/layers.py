@@ -29,6 +29,7 @@ import torch
 
 from siutils import create_model, layer_curve, load_dataset
 from siutils.data import Transform, transform_for
+from siutils.provenance import git_state
 
 
 def rss_anon() -> int:
@@ -101,6 +102,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "device": given.device,
         "torch": torch.__version__,
+        "commit": git_state(Path(__file__).parent)["commit"],
     }
     file = Path(__file__).with_suffix(".csv")
     new = not file.exists()

@@ -177,5 +177,5 @@ def test_readme_table_of_trained_networks_is_that_of_the_reference_run():
         si = f"{row.si:.3f} ({row.si_low:.3f} to {row.si_high:.3f}) | {row.si_chance:.3f}"
         expected.append(f"| {row.network} | {how} | {row.n:,} | {si} |")
     text = (ROOT / "README.md").read_text()
-    shown = text.split("<!-- table3 -->")[1].split("<!-- /table3 -->")[0].strip().splitlines()[2:]
-    assert shown == expected
+    shown = text.split("<!-- networks -->")[1].split("<!-- /networks -->")[0]
+    assert shown.strip().splitlines()[2:] == expected
