@@ -13,7 +13,7 @@ All test images at 260×260, for which the study's network was made, on a GPU: s
 features, 16 GB, and a float64 copy of 32 GB, so the card needs about 60. The files of the largest
 three stages take 41 GB of disk, or less in several passes where that is not free:
 
-    python benchmarks/layers.py --n 10000 --size 260 --device cuda
+    python benchmarks/layers.py --n 10000 --size 260 --device cuda --memory 6e10
 """
 
 from __future__ import annotations

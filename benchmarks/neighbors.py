@@ -10,6 +10,10 @@ Of ImageNet's size, on a GPU (the features take 10.5 GB):
 
     make bench ARGS="--device cuda --workloads low_rank --n 1281167 --queries 8192"
 
+All five indices of raw pixels, z-score included, on a GPU:
+
+    make bench ARGS="--device cuda --workloads pixels --contestants indices"
+
 One row per workload, N, k and contestant goes to the CSV; rows that are there are not measured
 again, so that a long benchmark can be done in pieces. Contestants of one row group take turns: an
 untimed round on few samples, then `--repeats` timed ones; `time_s` is the median, `ratio` that over

@@ -9,6 +9,7 @@ what every sample has to go through; the others look at what it leaves.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections import defaultdict
@@ -19,7 +20,7 @@ from typing import Any
 import pandas as pd
 import torch
 import workloads
-from neighbors import Others
+from neighbors import Others, facts
 
 from siutils import _screen, _sketch, kneighbors, neighbors
 
@@ -89,6 +90,8 @@ def main() -> None:
         ]  # fmt: skip
     result = pd.DataFrame(table)
     result.to_csv(wanted.out, index=False, float_format="%.3g")
+    about = json.dumps(facts(torch.device("cpu")), indent=1)
+    wanted.out.with_suffix(".json").write_text(about + "\n")
     print(result.to_string(index=False))
 
 

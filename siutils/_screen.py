@@ -72,8 +72,11 @@ class Screen:
             try:
                 best = self.refs.norms.new_empty(self.refs.blocks, high - low, dtype=dtype)
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or high - low == 1:
+                if not is_out_of_memory(error):
                     raise
+                if high - low == 1:
+                    need = f"{self.refs.blocks * dtype.itemsize:,} bytes"
+                    raise MemoryError(f"kneighbors cannot get {need}; {error}") from error
                 group = (high - low) // 2
                 continue
             self._maxima(low, best, symmetric=self.whole and high - low == total)

@@ -124,8 +124,11 @@ def remove_leftovers(folder: Path) -> None:
 def _is_left(file: Path) -> bool:
     """Whether its process is no more; of another machine: whether it has long written nothing."""
     name, _, pid = file.name.removesuffix(".tmp").rpartition(".")
+    age = time.time() - file.stat().st_mtime
     if os.name != "posix" or not name.endswith(f".{platform.node()}"):
-        return time.time() - file.stat().st_mtime > 600
+        return age > 600
+    if age > 86_400:  # its number may be another process's by now
+        return True
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
@@ -13,6 +15,8 @@ from torch import Tensor
 
 from siutils.checkpoints import CannotWrite
 from siutils.pooling import Job
+
+SCRATCH = ".scratch"  # beside a file that is to be deleted after use
 
 
 def job_file(folder: Path, job: Job, suffix: str = "npy") -> Path:
@@ -61,6 +65,37 @@ def write_header(handle: IO[bytes], shape: tuple[int, int], kind: str) -> None:
     """
     header = {"descr": kind, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(handle, header)
+
+
+def mark_scratch(files: Iterable[Path]) -> None:
+    """Note of files still to be written that they are to be deleted after use, even by a later run.
+
+    >>> mark_scratch([])
+    """
+    for file in files:
+        if not file.exists():
+            with contextlib.suppress(OSError):  # writing the file itself says what is wrong
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.with_suffix(SCRATCH).touch()
+
+
+def remove_scratch(files: Iterable[Path]) -> None:
+    """Delete those of the files that were marked; what others left to be used again stays.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     files = [Path(folder) / name for name in ("mine.npy", "yours.npy")]
+    ...     files[1].touch()
+    ...     mark_scratch(files)
+    ...     files[0].touch()
+    ...     remove_scratch(files)
+    ...     [file.name for file in Path(folder).iterdir()]
+    ['yours.npy']
+    """
+    for file in files:
+        if file.with_suffix(SCRATCH).exists():
+            file.unlink(missing_ok=True)
+            file.with_suffix(SCRATCH).unlink(missing_ok=True)
 
 
 def memory_map(file: Path, n: int, kind: str = "float32") -> Tensor:

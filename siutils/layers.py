@@ -27,7 +27,13 @@ from siutils.checkpoints import (
 )
 from siutils.cross import CrossSeparation
 from siutils.devices import resolve_device
-from siutils.feature_files import check_room, free_bytes, job_file
+from siutils.feature_files import (
+    check_room,
+    free_bytes,
+    job_file,
+    mark_scratch,
+    remove_scratch,
+)
 from siutils.features import Transform
 from siutils.layer_names import check_names, layer_names
 from siutils.layer_plan import SHARE, Step, is_large, plan_steps, room_needed
@@ -334,10 +340,9 @@ def _steps(
 def _score_step(
     model: nn.Module, sources: list[_Source], step: Step, how: _How, folders: list[Path]
 ) -> Iterator[tuple[Job, _Scored]]:
-    made = {  # not what another call has left here to be used again
-        job: [file for file in (job_file(f, job) for f in folders) if not file.exists()]
-        for job in step.jobs
-    }
+    files = {job: [job_file(f, job) for f in folders] for job in step.jobs}
+    if step.files and not step.keep:
+        mark_scratch(file for parts in files.values() for file in parts)
     features = [
         source.features(model, step.jobs, how, folder if step.files else None)
         for source, folder in zip(sources, folders, strict=True)
@@ -350,8 +355,7 @@ def _score_step(
         scored = _score(parts, labels, how, folders[0] if large else None)
         del parts
         if not step.keep:
-            for file in made[job]:
-                file.unlink(missing_ok=True)
+            remove_scratch(files[job])
         yield job, scored
 
 

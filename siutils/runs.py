@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from siutils.neighbors import kneighbors
+from siutils.neighbors import kneighbors, squared_distances
 
 STEP = 4  # each round looks this many times deeper
 ENTRIES = 2**23  # neighbors held at once
@@ -61,8 +61,11 @@ def neighbors_among(features: Tensor, rows: Tensor, k: int) -> Tensor:
             near.append((here.distances, here.indices + start))
             start += len(part)
         distances, indices = (torch.cat(n, dim=1) for n in zip(*near, strict=True))
-        order = distances.argsort(dim=1, stable=True)[:, :k]  # equal ones by the lower index
-        found.append(indices.gather(1, order).cpu())
+        pairs = own.repeat_interleave(indices.shape[1]), torch.cat(parts)[indices].flatten()
+        squared = squared_distances(features, features, *pairs).view_as(distances)
+        order = squared.argsort(dim=1, stable=True)  # different squares can have the same root
+        order = order.gather(1, distances.gather(1, order).argsort(dim=1, stable=True))
+        found.append(indices.gather(1, order[:, :k]).cpu())
     return torch.cat(found)
 
 

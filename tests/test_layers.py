@@ -187,6 +187,26 @@ def test_features_that_were_there_before_are_left_where_they_are(network, tmp_pa
     assert np.array_equal(np.load(file), found["0"])
 
 
+def test_features_of_an_interrupted_call_serve_the_next_and_go_with_it(
+    network, tmp_path, monkeypatch
+):
+    options = {"device": "cpu", "cache": tmp_path, "memory": 0.5 * ONE}
+    expected = layer_curve(network, *data(), ["0"], device="cpu")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("siutils.layers._score", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            layer_curve(network, *data(), ["0"], **options)
+    assert len(list(tmp_path.rglob("0.npy"))) == 1
+    calls = passes(network)
+    assert layer_curve(network, *data(), ["0"], **options).equals(expected)
+    assert len(calls) == 1  # the dry run
+    assert not [*tmp_path.rglob("*.npy"), *tmp_path.rglob("*.scratch")]
+
+
 def test_damaged_scores_are_one_clear_error(network, tmp_path):
     layer_curve(network, *data(), ["3"], device="cpu", cache=tmp_path)
     (file,) = tmp_path.rglob("*.json")

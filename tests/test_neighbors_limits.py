@@ -231,8 +231,11 @@ def test_checking_features_takes_memory_that_their_number_does_not_change():
     assert bool((low == 1).all() & (high == 1).all())
 
 
-def test_neighbors_among_chosen_samples_are_the_same_in_blocks(monkeypatch):
-    x = torch.from_numpy(np.round(X, 1))  # near ties and exact ones
+@pytest.mark.parametrize("ties", ["exact", "equal roots of different squares"])
+def test_neighbors_among_chosen_samples_are_the_same_in_blocks(monkeypatch, ties):
+    circle = np.exp(2j * np.pi * np.arange(240) / 240).view(float).reshape(-1, 2)
+    circle[121] = 0
+    x = torch.from_numpy(np.round(X, 1) if ties == "exact" else circle)
     rows = torch.arange(1, len(x), 2)
     expected = torch.from_numpy(brute_neighbors(x[rows].numpy(), 4)[1])
     assert torch.equal(neighbors_among(x, rows, 4), expected)
