@@ -34,7 +34,18 @@ def test_readme_table_is_that_of_the_benchmark():
     assert shown.strip().splitlines()[2:] == expected
 
 
+def test_readme_says_where_the_time_of_a_search_goes():
+    table = pd.read_csv(ROOT / "benchmarks" / "stages.csv").query("workload == 'pixels' and k == 2")
+    table = table.sort_values("percent", ascending=False)
+    expected = [f"{row.percent:.0f} % {row.stage}" for row in table.itertuples() if row.percent > 2]
+    text = (ROOT / "README.md").read_text()
+    shown = text.split("<!-- stages -->")[1].split("<!-- /stages -->")[0]
+    assert " ".join(shown.split()) == ", ".join(expected)
+
+
 def test_every_run_of_the_benchmark_says_where_it_ran():
+    stages = json.loads((ROOT / "benchmarks" / "stages.json").read_text())
+    assert not stages["git"]["dirty"]
     for table in (ROOT / "benchmarks").glob("neighbors-*.csv"):
         runs = json.loads(table.with_suffix(".json").read_text())
         assert set(pd.read_csv(table)["run"]) == set(runs)
