@@ -240,10 +240,12 @@ def test_what_a_killed_run_left_is_removed_later(tmp_path):
     with subprocess.Popen(["true"]) as process:
         pass
     dead, mine = f"a.pt.{here}.{process.pid}.tmp", f"a.pt.{here}.{os.getpid()}.tmp"
+    older = f"b.pt.{here}.{os.getpid()}.tmp"  # of another process that had this number
     for name in ("a.pt.else.where.1.tmp", "a.pt.elsewhere.2.tmp", dead, mine, f"{here}.x.tmp"):
         (tmp_path / name).write_text("")
-    for old in ("a.pt.else.where.1.tmp", mine):
-        os.utime(tmp_path / old, (0, 0))
+    (tmp_path / older).write_text("")
+    for old, hours in (("a.pt.else.where.1.tmp", 1), (mine, 1), (older, 25)):
+        os.utime(tmp_path / old, (time.time() - 3600 * hours,) * 2)
     save_checkpoint({}, tmp_path / "last.pt")
     left = {path.name for path in tmp_path.glob("*.tmp")}
     assert left == {"a.pt.elsewhere.2.tmp", mine, f"{here}.x.tmp"}
