@@ -58,6 +58,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
+    about = environment_facts() | {
+        "threads": torch.get_num_threads(), "classes": options.classes, "repeats": options.repeats,
+        "git": git_state(OUT.parent.parent),
+        "run": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
     data = samples(options.n, options.d, options.classes)
     runs = pd.concat([timed(*data) for _ in range(options.repeats)])
     table = runs.groupby("name", sort=False)["seconds"].median().reset_index()
@@ -66,11 +71,6 @@ def main() -> None:
     table["n"] = few.map({True: min(options.n, 5000), False: options.n})
     table = table[["score", "n", "d", "seconds"]].sort_values("seconds", ignore_index=True)
     table.to_csv(options.out, index=False, float_format="%.4g")
-    about = environment_facts() | {
-        "threads": torch.get_num_threads(), "classes": options.classes, "repeats": options.repeats,
-        "git": git_state(OUT.parent.parent),
-        "run": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
     options.out.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
     print(table.to_string(index=False))
 
