@@ -46,8 +46,9 @@ class Screen:
         if self.whole:
             self.left, self.place = self.refs, torch.arange(self.refs.padded, device=device)
         else:
-            # without a basis, what passes by once is cheaply made again
-            room = (room if frame.basis is not None else room // 8) - self.refs.bytes
+            room -= self.refs.bytes
+            if frame.basis is None:
+                room //= 8  # what passes by once is cheaply made again
             self.left = Sketch(job.q, ids, frame, 1, in_steps, room, halve)
             if job.own:
                 where = torch.full((len(job.x),), -1, dtype=torch.int64, device=device)

@@ -55,15 +55,15 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def write_header(handle: IO[bytes], shape: tuple[int, int], kind: str) -> None:
-    """Begin a .npy file of so many rows and columns of NumPy's type `kind`.
+def write_header(handle: IO[bytes], shape: tuple[int, int]) -> None:
+    """Begin a .npy file of so many rows and columns of float32.
 
     >>> import io
-    >>> write_header(file := io.BytesIO(), (1, 2), "<f4")
+    >>> write_header(file := io.BytesIO(), (1, 2))
     >>> np.load(io.BytesIO(file.getvalue() + bytes(8))).tolist()
     [[0.0, 0.0]]
     """
-    header = {"descr": kind, "fortran_order": False, "shape": shape}
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(handle, header)
 
 
@@ -98,21 +98,21 @@ def remove_scratch(files: Iterable[Path]) -> None:
             file.with_suffix(SCRATCH).unlink(missing_ok=True)
 
 
-def memory_map(file: Path, n: int, kind: str = "float32") -> Tensor:
-    """The n rows of a .npy file, not read before they are used; writing to them changes no file.
+def memory_map(file: Path, n: int) -> Tensor:
+    """The n float32 rows of a .npy file, read when they are used; writing to them changes no file.
 
     Raises:
         RuntimeError: the file is damaged or holds something else.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     np.save(Path(folder) / "x.npy", np.ones((2, 1)))
-    ...     memory_map(Path(folder) / "x.npy", 2, "float64").shape
+    ...     np.save(Path(folder) / "x.npy", np.ones((2, 1), np.float32))
+    ...     memory_map(Path(folder) / "x.npy", 2).shape
     torch.Size([2, 1])
     """
     try:
         array = np.load(file, mmap_mode="c")  # copy on write: the file itself cannot be changed
-        if array.dtype != np.dtype(kind) or array.ndim != 2 or len(array) != n:
+        if array.dtype != np.float32 or array.ndim != 2 or len(array) != n:
             raise ValueError(f"it holds {array.dtype} of shape {array.shape}")
     except (ValueError, EOFError) as error:
         raise RuntimeError(

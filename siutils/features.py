@@ -249,7 +249,7 @@ def _to_files(
             check_room(next(iter(files.values())).parent, needed)
         for job, output in outputs.items():
             if rows.start == 0:
-                write_header(handles[job], (len(images), output.shape[1]), "<f4")
+                write_header(handles[job], (len(images), output.shape[1]))
             handles[job].write(output.numpy().astype("<f4", order="C", copy=False).data)
 
     with contextlib.ExitStack() as stack:

@@ -354,8 +354,7 @@ def _score_step(
         large = how.copies and is_large(size, how.copies, how.memory)
         scored = _score(parts, labels, how, folders[0] if large else None)
         del parts
-        if not step.keep:
-            remove_scratch(files[job])
+        remove_scratch(files[job])
         yield job, scored
 
 

@@ -187,8 +187,9 @@ def test_features_that_were_there_before_are_left_where_they_are(network, tmp_pa
     assert np.array_equal(np.load(file), found["0"])
 
 
+@pytest.mark.parametrize("memory", [0.5 * ONE, 1e9])
 def test_features_of_an_interrupted_call_serve_the_next_and_go_with_it(
-    network, tmp_path, monkeypatch
+    network, tmp_path, monkeypatch, memory
 ):
     options = {"device": "cpu", "cache": tmp_path, "memory": 0.5 * ONE}
     expected = layer_curve(network, *data(), ["0"], device="cpu")
@@ -202,6 +203,7 @@ def test_features_of_an_interrupted_call_serve_the_next_and_go_with_it(
             layer_curve(network, *data(), ["0"], **options)
     assert len(list(tmp_path.rglob("0.npy"))) == 1
     calls = passes(network)
+    options["memory"] = memory
     assert layer_curve(network, *data(), ["0"], **options).equals(expected)
     assert len(calls) == 1  # the dry run
     assert not [*tmp_path.rglob("*.npy"), *tmp_path.rglob("*.scratch")]
