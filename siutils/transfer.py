@@ -30,6 +30,7 @@ from siutils.uncertainty import interval
 FAMILY = ("si", "high_order_si", "soft_order_si", "negated_anti_si", "center_si")
 MEASURES = ("weighted_kendall", "kendall", "spearman", "pearson", "top1_regret")
 BASELINES = ("parameters", "upstream_accuracy")
+MIN_NETWORKS = 5  # for an interval
 
 
 class Task(NamedTuple):
@@ -231,7 +232,8 @@ def transfer_correlations(
         table: of :func:`transfer_experiment`: ``n``, ``fine_tuned_accuracy``, a column per score;
             where it has the column ``learned``, only rows where it is true count.
         scores: columns to judge; default: the baselines and every score.
-        repeats: resamples of the networks for the intervals, which need 3 networks.
+        repeats: resamples of the networks for the intervals. These are missing for fewer than 5
+            networks: chance orders 3 alike once in 6 times, and then all resamples agree.
         seed: of the resamples.
 
     Returns:
@@ -264,7 +266,8 @@ def transfer_correlations(
         accuracies = table["fine_tuned_accuracy"].tolist()
         values = rounded(table[score])
         if len(set(values)) > 1 and len(set(accuracies)) > 1:
-            row |= rank_correlation(values.tolist(), accuracies, len(table) > 2, repeats, seed)
+            sure = len(table) >= MIN_NETWORKS
+            row |= rank_correlation(values.tolist(), accuracies, sure, repeats, seed)
         rows.append(row)
     columns = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
     found = pd.DataFrame(rows).reindex(columns=["score", "kind", *columns])

@@ -179,6 +179,15 @@ def test_where_nothing_is_ordered_nothing_is_claimed():
         transfer_correlations(table.assign(fine_tuned_accuracy=[0.1, 0.2])[:1], ["si"])
 
 
+@pytest.mark.parametrize("networks", [4, 5])
+def test_few_networks_have_no_interval(networks):
+    numbers = list(range(networks))
+    table = pd.DataFrame({"network": list("abcde")[:networks], "n": 9, "si": numbers})
+    found = transfer_correlations(table.assign(fine_tuned_accuracy=numbers), ["si"]).iloc[0]
+    assert found["weighted_kendall"] == pytest.approx(1)
+    assert np.isnan(found["weighted_kendall_low"]) == (networks < 5)
+
+
 def test_networks_at_chance_do_not_count(planted):
     assert planted["learned"].tolist() == [False, True, True, True]  # pool1 sees no stripe
     table = planted.assign(fine_tuned_accuracy=[0.125, 0.2, 0.3, 0.4], si=[9.0, 1, 2, 3])
