@@ -87,7 +87,8 @@ class Screen:
                 part = best[:, start:stop].T.contiguous()
                 failed.append(self._resolve(low + start, low + stop, part))
 
-            few = max(1, min(4096, 2**24 // self.frame.width, 2**23 // self.limit))
+            numbers = 2**24 if self.refs.kept else 2**26  # seldom make references anew
+            few = max(1, min(4096, numbers // self.frame.width, 2**23 // self.limit))
             in_steps(rows, self.job.chunk or few, work, "comparing")
             low = high
         return torch.cat(failed)

@@ -38,6 +38,7 @@ FAR = 1e30  # |p|^2 / 2 of the padding: farther than any sample (these have norm
 TINY = {torch.float32: 1e-30, torch.float64: 1e-280}  # covers underflow, in scaled units
 WIDEN = 1 + 1e-5  # covers the rounding of the thresholds themselves
 SAMPLE = 4096  # samples from which center and basis are estimated; any center, any basis is valid
+PIECE = 2**18  # numbers that fit the cache of a core, as float64
 LADDER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # numbers of axes to choose from
 HALVE = 1024  # samples, at least, to look at bfloat16 products first
 BLOCKS = 256  # blocks of references, at least; few samples make fewer, of up to 64 rows
@@ -173,6 +174,10 @@ class Sketch:
         return None
 
     @property
+    def kept(self) -> bool:
+        return self._cache is not None
+
+    @property
     def blocks(self) -> int:
         return self.padded // self.block
 
@@ -183,12 +188,18 @@ class Sketch:
         frame = self.frame
         out = torch.zeros(stop - start, frame.width, dtype=frame.dtype, device=self.x.device)
         n = min(stop, len(self.ids)) - start
-        if n > 0:
-            fine = frame.coordinates(self.x.index_select(0, self.ids[start : start + n]))
+        # without a projection, small pieces stay in the cache of a core
+        few = frame.basis is None and not out.is_cuda
+        step = max(1, PIECE // self.x.shape[1] if few else n)
+        for first in range(0, n, step):
+            last = min(first + step, n)
+            ids = self.ids[start + first : start + last]
+            fine = frame.coordinates(self.x.index_select(0, ids))
             if self.fine is not None:
-                self.fine[start : start + n] = fine
-            out[:n, :-2] = frame.coarse(fine)
-            out[:n, -2] = out[:n, :-2].double().square().sum(1).mul_(-0.5)
+                self.fine[start + first : start + last] = fine
+            part = out[first:last]
+            part[:, :-2] = frame.coarse(fine)
+            part[:, -2] = part[:, :-2].double().square().sum(1).mul_(-0.5)
         out[max(n, 0) :, -2] = -FAR
         out[:, -1] = 1
         return out

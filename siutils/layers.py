@@ -364,7 +364,7 @@ def _score(
     """Every report of a layer; with a folder `scratch` the scaled features lie there."""
     scale = moments(parts[0]) if scratch else None
     tables, samples = {}, {}
-    index = _index(parts[0], labels[0], how, scratch)
+    index = _index(parts[0], labels[0], how, scratch, scale)
     tables["train"], samples["train"] = _report(index, how)
     if len(parts) == 1:
         return tables["train"].assign(normalize=how.normalize), samples if how.samples else {}
@@ -391,10 +391,16 @@ def _report(
     return table, LayerSamples(index._labels, torch.as_tensor(index.si(per="sample")) == 1, lists)
 
 
-def _index(features: Tensor, labels: Tensor, how: _How, scratch: Path | None) -> SeparationIndex:
+def _index(
+    features: Tensor,
+    labels: Tensor,
+    how: _How,
+    scratch: Path | None,
+    scale: tuple[Tensor, Tensor] | None = None,
+) -> SeparationIndex:
     if scratch is None:
         return SeparationIndex(features, labels, how.normalize, how.device)
-    scaled = _rescaled(features, moments(features), scratch)
+    scaled = _rescaled(features, scale or moments(features), scratch)
     return SeparationIndex(scaled, labels, False, how.device)
 
 
@@ -403,7 +409,7 @@ def _rescaled(features: Tensor, scale: tuple[Tensor, Tensor], folder: Path) -> T
     n, d = features.shape
     try:
         with tempfile.TemporaryFile(dir=folder) as file:  # without a name: a kill leaves nothing
-            for part in features.split(max(1, 2**22 // d)):
+            for part in features.split(max(1, 2**20 // d)):
                 file.write(rescale(part, *scale).numpy().data)
             file.flush()
             return torch.from_numpy(np.memmap(file, np.float64, "c", shape=(n, d)))
