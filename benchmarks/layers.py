@@ -102,7 +102,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "device": given.device,
         "torch": torch.__version__,
-        "commit": git_state(Path(__file__).parent)["commit"],
+        "commit": git_state(Path(__file__).resolve().parents[1])["commit"],
     }
     file = Path(__file__).with_suffix(".csv")
     new = not file.exists()

@@ -87,8 +87,9 @@ class Screen:
                 part = best[:, start:stop].T.contiguous()
                 failed.append(self._resolve(low + start, low + stop, part))
 
-            numbers = 2**24 if self.refs.kept else 2**26  # seldom make references anew
-            few = max(1, min(4096, numbers // self.frame.width, 2**23 // self.limit))
+            size = 2**26 if self.refs.kept else 2**28  # bytes; seldom make references anew
+            fit = size // (self.frame.width * self.frame.dtype.itemsize)
+            few = max(1, min(4096, fit, 2**23 // self.limit))
             in_steps(rows, self.job.chunk or few, work, "comparing")
             low = high
         return torch.cat(failed)
@@ -135,7 +136,7 @@ class Screen:
     def _tile(self) -> int:
         """Rows and columns of a tile: a product that stays in the cache, of bounded factors."""
         side, numbers = (8192, 2**28) if self.refs.x.is_cuda else (1024, 2**24)
-        return max(64, min(side, numbers // self.frame.width))
+        return max(16, min(side, numbers // self.frame.width))
 
     def _hide_self(self, s: Tensor, row: int, column: int, rows: Tensor | None = None) -> None:
         """Set products of samples with themselves to -infinity."""

@@ -189,8 +189,8 @@ class Sketch:
         out = torch.zeros(stop - start, frame.width, dtype=frame.dtype, device=self.x.device)
         n = min(stop, len(self.ids)) - start
         # without a projection, small pieces stay in the cache of a core
-        few = frame.basis is None and not out.is_cuda
-        step = max(1, PIECE // self.x.shape[1] if few else n)
+        step = (2**26 if out.is_cuda else PIECE) // self.x.shape[1]
+        step = max(1, step if frame.basis is None else n)
         for first in range(0, n, step):
             last = min(first + step, n)
             ids = self.ids[start + first : start + last]

@@ -301,24 +301,37 @@ def _check_output(job: Job, outputs: dict[Job, Any], rows: slice) -> None:
         )
 
 
-def feature_counts(
+def dry_run(
     model: nn.Module,
     images: Tensor,
     jobs: Sequence[Job],
     transform: Transform,
     device: torch.device,
-) -> dict[Job, int]:
-    """D of each job, from a dry run on two images.
+) -> tuple[dict[Job, int], int]:
+    """What two images show: D of each job, and the numbers per image that one module holds.
+
+    That is of the module with most of them in its input and its output.
 
     Raises:
         ValueError, RuntimeError: what `extract_features` would find wrong with the layers.
 
     >>> images, device = torch.ones(2, 3, 4, 4), torch.device("cpu")
-    >>> feature_counts(nn.ReLU(), images, [("", None), ("", 2)], torch.Tensor.float, device)
-    {('', None): 48, ('', 2): 12}
+    >>> dry_run(nn.ReLU(), images, [("", None), ("", 2)], torch.Tensor.float, device)
+    ({('', None): 48, ('', 2): 12}, 96)
     """
-    features = _in_memory(model, images[:2], jobs, transform, 2, device)
-    return {job: matrix.shape[1] for job, matrix in features.items()}
+    most = 0
+
+    def look(module: nn.Module, args: object, output: object) -> None:
+        nonlocal most
+        held = [*args, output] if isinstance(args, tuple) else [output]
+        most = max(most, sum(part.numel() for part in held if isinstance(part, Tensor)))
+
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(module.register_forward_hook(look).remove)
+        features = _in_memory(model, images[:2], jobs, transform, 2, device)
+    counts = {job: matrix.shape[1] for job, matrix in features.items()}
+    return counts, -(-most // len(images[:2]))
 
 
 def features_key(

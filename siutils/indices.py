@@ -95,13 +95,15 @@ def class_means(features: Tensor, codes: Tensor, n_classes: int) -> Tensor:
     >>> class_means(torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 0, 1]), 2).tolist()
     [[1.0], [5.0]]
     """
-    means = []
-    for c in range(n_classes):
+    shape = n_classes, features.shape[1]
+    means = torch.empty(shape, dtype=torch.float64, device=features.device)
+    for c, mean in enumerate(means):
         rows = (codes == c).nonzero().flatten()
         # a slice of features at a time: a class may be as large as the data set
-        parts = features.split(max(1, 2**24 // len(rows)), dim=1)
-        means.append(torch.cat([column_sum(part[rows]) for part in parts]) / len(rows))
-    return torch.stack(means)
+        step = max(1, 2**24 // len(rows))
+        for part, out in zip(features.split(step, dim=1), mean.split(step), strict=True):
+            torch.div(column_sum(part[rows]), len(rows), out=out)
+    return means
 
 
 def column_sum(features: Tensor) -> Tensor:

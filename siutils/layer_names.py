@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from siutils.checkpoints import fingerprint
 from siutils.training import inference
 
 WHICH = ("stages", "blocks", "all")
@@ -31,7 +33,8 @@ def layer_names(model: nn.Module, which: str = "stages", inputs: Tensor | None =
       and the operations up to the next convolution or pool are a block, named by the last of them:
       the ReLU of conv-bn-relu in VGG, the stem of ResNet. Where there is no convolution, linear
       layers take that part. Only `features` is looked at where the model has it.
-    * ``"all"``: every module without children.
+    * ``"all"``: every module; of a container that only hands on what its last part returned, that
+      part.
 
     With inputs, one forward pass leaves out layers that are unused, used more than once (what they
     return last would stand for all), or that return anything but one tensor with a row for each
@@ -59,7 +62,7 @@ def layer_names(model: nn.Module, which: str = "stages", inputs: Tensor | None =
     if which == "all":
         if inputs is None:
             raise ValueError('"all" needs inputs: one forward pass shows which layers are used')
-        names = [name for name, module in model.named_modules() if _is_leaf(module)]
+        names = [name for name, part in model.named_modules() if name or _is_leaf(part)]
     else:
         names = _stages(model) if which == "stages" else _blocks(model)
     if inputs is not None:
@@ -164,24 +167,33 @@ def _walk(parent: nn.Module, prefix: str, start: type[nn.Module]) -> Iterator[st
 
 
 def _used_once(model: nn.Module, names: list[str], inputs: Tensor) -> list[str]:
-    """Those used once in a forward pass and returning a tensor with a row per input, in order."""
+    """Those used once in a forward pass and returning a tensor with a row per input, in order.
+
+    A container is left out if the same numbers came from the part of it that finished just before.
+    """
     uses: Counter[str] = Counter()
-    good: list[str] = []
+    good: list[tuple[str, str]] = []
+    modules = dict(model.named_modules())  # of a module with two names, the first
 
     def count(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: object, output: object) -> None:
             uses[name] += 1
             if isinstance(output, Tensor) and output.dim() > 0 and len(output) == len(inputs):
-                good.append(name)
+                # numbers, not the tensor: operations in place may change it later
+                good.append((name, name if output.is_meta else fingerprint(output)))
 
         return hook
 
-    modules = dict(model.named_modules())
-    handles = [modules[name].register_forward_hook(count(name)) for name in names]
-    try:
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            if name in modules:
+                stack.callback(modules[name].register_forward_hook(count(name)).remove)
         with inference(model, inputs.device), torch.inference_mode():
             model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [name for name in good if uses[name] == 1]
+    once = [(name, key) for name, key in good if uses[name] == 1]
+    before = [("", ""), *once]
+    return [
+        name
+        for (name, key), (last, same) in zip(once, before, strict=False)
+        if key != same or not last.startswith(f"{name}.")
+    ]

@@ -84,7 +84,8 @@ def layer_curve(
         order: highest order of high-order, soft-order and anti SI.
         normalize: z-score the features of each layer.
         transform: what the model expects; default ``model.transform``.
-        batch_size: images per forward pass; fewer, if their outputs take over a quarter of memory.
+        batch_size: images per forward pass; fewer, if what it holds of them, with the outputs of
+            the layers, takes over a quarter of memory.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``.
         cache: folder that keeps the scores of finished layers, with everything that determines
             them as key: a call that was interrupted goes on at the layer where it stopped. Features
@@ -311,12 +312,18 @@ def _steps(
 ) -> list[tuple[Step, _How]]:
     """What to do, after a dry run that shows the need of memory and disk."""
     first, n = sources[0], sum(len(s.images) for s in sources)
-    counts = _features.feature_counts(model, first.images, jobs, first.transform, how.device)
+    counts, held = _features.dry_run(model, first.images, jobs, first.transform, how.device)
+
+    def batch(jobs: Sequence[Job]) -> int:
+        """No more images than what a forward pass holds of them and of these outputs fits."""
+        spare = max(MIN_BATCH, (1 - SHARE) * how.memory)
+        most = spare / (4 * (held + sum(counts[job] for job in jobs)))
+        return max(1, int(min(how.batch_size, most)))
 
     def seconds() -> float:
-        some = first.images[: how.batch_size]
+        some = first.images[: batch(jobs[:1])]
         start = time.perf_counter()
-        given = first.transform, how.batch_size, how.device
+        given = first.transform, len(some), how.device
         _features.collect(model, some, jobs[:1], *given)
         return (time.perf_counter() - start) * n / len(some)
 
@@ -327,14 +334,7 @@ def _steps(
     free = free_bytes(folders[0])
     steps = plan_steps(sizes, how.memory, how.copies, free, seconds, keep, present)
     check_room(folders[0], room_needed(steps))
-
-    def sized(step: Step) -> _How:
-        """With no more images in a batch than their outputs of all layers fit the memory."""
-        spare = max(MIN_BATCH, (1 - SHARE) * how.memory)
-        most = int(spare / (4 * sum(counts[job] for job in step.jobs)))
-        return replace(how, batch_size=max(1, min(how.batch_size, most)))
-
-    return [(step, sized(step)) for step in steps]
+    return [(step, replace(how, batch_size=batch(step.jobs))) for step in steps]
 
 
 def _score_step(

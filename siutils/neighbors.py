@@ -66,8 +66,8 @@ def kneighbors(
 
     Args:
         features: (N, D) reference samples; torch or NumPy, any real dtype, taken as the values
-            they are. Memory maps are read by parts, but for dtypes that torch does not have
-            (foreign byte order, uint16 to uint64), which are copied.
+            they are. Memory maps are read by parts, but for rows that are not contiguous and dtypes
+            that torch does not have (foreign byte order, uint16 to uint64), which are copied.
         k: Number of neighbors, at least 1.
         queries: (M, D) samples to search for; without it each sample of ``features`` is searched
             among all others (itself excluded by index, so duplicates do count).
@@ -157,7 +157,7 @@ def _exhaust(job: Job) -> Neighbors:
 
     def work(start: int, stop: int) -> None:
         queries, best = job.q[start:stop], None
-        step = max(1, 2**20 // (stop - start))
+        step = 2**12  # fixed, so that fewer rows are fewer pairs
         for first in range(0, len(job.x), step):
             block = block_neighbors(
                 queries,

@@ -24,9 +24,11 @@ def pooled(output: Tensor, pool: Pool) -> Tensor:
     * an integer g: of (B, C, H, W), the means of a g × g grid (B, C·g·g), as
       `nn.AdaptiveAvgPool2d` divides it; a side shorter than g stays as it is.
 
-    Outputs (B, D) have nothing to pool. Which axis is which is guessed: of (B, a, a, c) with c ≠ a,
-    as Swin's blocks and layers in ConvNeXt's give it for square images, channels are the last, else
-    the first; (B, C, L) is taken for tokens. Append a layer that permutes them where that is wrong.
+    Outputs (B, D) have nothing to pool. Which axis is which is guessed: of (B, a, a, c), as Swin's
+    blocks and layers in ConvNeXt's give it for square images, channels are the last, else the
+    first, and also where the memory tells that they are (`torch.channels_last`, as convolutions
+    leave it here); (B, C, L) is taken for tokens. Append a layer that permutes them where that is
+    wrong.
 
     Raises:
         ValueError: a grid of an output that has no height and width.
@@ -37,7 +39,7 @@ def pooled(output: Tensor, pool: Pool) -> Tensor:
     output = output.float()
     if pool is None or output.dim() <= 2:
         return output.flatten(1) if output.dim() > 1 else output[:, None]
-    if output.dim() == 4 and output.shape[1] == output.shape[2] != output.shape[3]:
+    if output.dim() == 4 and output.shape[1] == output.shape[2] and output.stride(1) != 1:
         output = output.permute(0, 3, 1, 2)
     if pool == "mean":
         return output.mean(1) if output.dim() == 3 else output.flatten(2).mean(2)

@@ -306,12 +306,15 @@ class SeparationIndex(IndexFamily):
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and sample standard deviation per feature, float64, a slice of features at a time."""
     n, most = len(features), 2**24 if features.is_cuda else 2**20  # few stay in the cache
-    means, stds = [], []
-    for part in features.split(max(16, most // n), dim=1):
+    # not lists of parts: small tensors between freed large ones would split the heap
+    mean, std = torch.empty(2, features.shape[1], dtype=torch.float64, device=features.device)
+    step = max(4, most // n)
+    for part, m, s in zip(features.split(step, 1), mean.split(step), std.split(step), strict=True):
         values = part.to(torch.float64, copy=True)
-        means.append(indices.column_sum(values) / n)
-        stds.append((indices.column_sum(values.sub_(means[-1]).square_()) / (n - 1)).sqrt_())
-    return torch.cat(means), torch.cat(stds)
+        torch.div(indices.column_sum(values), n, out=m)
+        variance = indices.column_sum(values.sub_(m).square_()) / (n - 1)
+        torch.sqrt(variance, out=s)
+    return mean, std
 
 
 def rescale(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -124,6 +124,25 @@ def test_all_are_the_modules_used_once_with_a_row_per_image_in_order_of_use():
     assert layer_names(sequence, "all", torch.rand(2, 3)) == ["0", "1.0", "1.1"]
 
 
+@pytest.mark.parametrize(
+    ("name", "block"), [("efficientnet_v2_s", "features.2.1"), ("resnet18", "layer2.1")]
+)
+def test_all_have_each_block_after_its_addition(name, block):
+    model = getattr(tvm, name)(weights=None)
+    names = layer_names(model, "all", torch.rand(2, 3, 64, 64))
+    assert names.index(block) > names.index(next(n for n in names if n.startswith(f"{block}.")))
+    assert block.rpartition(".")[0] not in names  # the same as its last block
+
+
+def test_a_module_with_two_names_is_no_layer():
+    relu = nn.ReLU()
+    parts = [nn.Sequential(nn.Linear(3, 3), last) for last in (relu, relu, nn.ReLU())]
+    model, inputs = nn.Sequential(*parts), torch.rand(2, 3)
+    assert layer_names(model, "all", inputs) == ["0.0", "0", "1.0", "1", "2.0", "2.1"]
+    assert layer_names(model, "blocks", inputs) == ["2.1"]
+    assert all(not m._forward_hooks for m in model.modules())
+
+
 def test_wrong_requests_are_one_clear_error():
     with pytest.raises(ValueError, match=r"got 'stage'; did you mean 'stages'\?"):
         layer_names(nn.Sequential(nn.ReLU()), "stage")
