@@ -36,6 +36,7 @@ from siutils._sketch import Frame
 __all__ = ["Neighbors", "block_neighbors", "kneighbors", "merge", "squared_distances"]
 
 WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.float64}
+REFERENCES = 4096  # compared at once when nothing is ruled out
 METHODS = ("auto", "projection", "brute", "exact")
 
 
@@ -157,11 +158,10 @@ def _exhaust(job: Job) -> Neighbors:
 
     def work(start: int, stop: int) -> None:
         queries, best = job.q[start:stop], None
-        step = 2**12  # fixed, so that fewer rows are fewer pairs
-        for first in range(0, len(job.x), step):
+        for first in range(0, len(job.x), REFERENCES):
             block = block_neighbors(
                 queries,
-                job.x[first : first + step],
+                job.x[first : first + REFERENCES],
                 job.k,
                 first_query=start if job.own else None,
                 first=first,

@@ -11,6 +11,7 @@ import torchvision.models as tvm
 from full_disk import largest_file
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.ops.misc import Permute
 
 from siutils.data import Transform
 from siutils.features import extract_features
@@ -233,6 +234,19 @@ def test_channels_may_be_last_for_square_images(name, last, first):
     if first:
         maps = found[first, None].reshape(2, 96, 8, 8)
         assert torch.allclose(found[first, "mean"], maps.mean((2, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 8), (6, 6, 6)])
+def test_memory_tells_where_the_channels_are_if_the_shape_does_not(shape):
+    channels, height, width = shape
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    convolution = nn.Conv2d(3, channels, 3, padding=1)
+    found = extract_features(convolution, images, [""], device="cpu", pool="mean")
+    assert torch.allclose(found[""], convolution(images).mean((2, 3)), atol=1e-6)
+    last = nn.Sequential(convolution, Permute([0, 2, 3, 1]), nn.Linear(channels, width))
+    if height == width:  # (B, 6, 6, 6), as in Swin
+        found = extract_features(last, images, ["2"], device="cpu", pool="mean")
+        assert torch.allclose(found["2"], last(images).mean((1, 2)), atol=1e-6)
 
 
 @pytest.mark.parametrize("pool", ["max", 0, -1, 2.0, True, [], ["mean", "max"]])

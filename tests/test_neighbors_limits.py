@@ -16,7 +16,7 @@ from reference import brute_neighbors
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
-from siutils import _pairs, _screen, _sketch, kneighbors
+from siutils import _pairs, _screen, _sketch, kneighbors, neighbors
 from siutils.neighbors import METHODS, _extent
 from siutils.runs import neighbors_among
 from siutils.separation import feature_matrix
@@ -55,6 +55,30 @@ def test_memory_map_larger_than_the_memory_of_the_process(tmp_path, method):
     np.testing.assert_allclose(found["distances"], distances, rtol=1e-14)
 
 
+MOMENTS = """
+import resource, sys, warnings
+import numpy as np, torch
+from siutils.separation import moments
+warnings.simplefilter("ignore")  # a read-only array
+torch.zeros(2**22 - 2**10, dtype=torch.float64)  # freed: from now on such blocks are of the heap
+x = torch.from_numpy(np.load(sys.argv[1], mmap_mode="r"))
+moments(x[:, :200])
+used = 1024 * int(open("/proc/self/status").read().split("VmData:")[1].split()[0])
+resource.setrlimit(resource.RLIMIT_DATA, (used + 2**27, used + 2**27))
+mean, std = moments(x)
+assert mean.tolist() == [0.5] * x.shape[1] and len(std.unique()) == 1
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+def test_moments_of_many_features_take_little_memory(tmp_path):
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (10_000, 5_000))
+    x[::2] = 1
+    x.flush()
+    one = os.environ | {"OMP_NUM_THREADS": "1"}  # more share the heap otherwise
+    subprocess.run([sys.executable, "-c", MOMENTS, tmp_path / "x.npy"], check=True, env=one)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_threads_and_chunks_change_no_bit(method):
     x = np.round(X[:90], 1)  # near ties and exact ones
@@ -83,6 +107,11 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(monkeypatch):
     expected = brute_neighbors(X, 3)[1]
     assert np.array_equal(kneighbors(X, 3, method="exact").indices.numpy(), expected)
     assert max(sizes) > 2000
+    long = np.random.default_rng(1).normal(size=(3000, 2))  # a single row makes 3,000 pairs
+    with monkeypatch.context() as patch:
+        patch.setattr(neighbors, "REFERENCES", 1500)
+        found = kneighbors(long, 3, long[:9] + 1, method="exact")
+    assert np.array_equal(found.indices.numpy(), brute_neighbors(long, 3, long[:9] + 1)[1])
     monkeypatch.setattr(
         _pairs, "squared_distances", lambda *a: (_ for _ in ()).throw(MemoryError("none left"))
     )
