@@ -43,6 +43,20 @@ def test_readme_says_where_the_time_of_a_search_goes():
     assert " ".join(shown.split()) == ", ".join(expected)
 
 
+def test_readme_says_how_much_memory_layers_take():
+    row = pd.read_csv(ROOT / "benchmarks" / "layers.csv").iloc[-1]
+    expected = (
+        f"all {row['scored_here']} stages of EfficientNetV2-S for {row['n']:,} images of "
+        f"{row['size']}×{row['size']}, up to {row['most_features']:,} features, took "
+        f"{row['peak_beyond_mb'] / 1000:.1f} of {row['memory_limit_mb'] / 1000:.1f} GB and "
+        f"{row['wall_s'] / 60:.0f} minutes on {row['threads']} cores"
+    )
+    assert row["peak_beyond_mb"] < row["memory_limit_mb"]
+    text = (ROOT / "README.md").read_text()
+    shown = text.split("<!-- layers -->")[1].split("<!-- /layers -->")[0]
+    assert " ".join(shown.split()) == expected
+
+
 def test_every_run_of_the_benchmark_says_where_it_ran():
     stages = json.loads((ROOT / "benchmarks" / "stages.json").read_text())
     assert not stages["git"]["dirty"]
