@@ -10,9 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from siutils._sketch import spread_out
+from siutils._sketch import PIECE, spread_out
 
-PAIRS = 2**18  # numbers per batch of pair distances: stays in the cache of a core
 DELAY = 2  # seconds without a progress bar
 
 
@@ -38,7 +37,7 @@ def squared_distances(q: Tensor, x: Tensor, row: Tensor, col: Tensor, unit: floa
     range of float64.
     """
     out = torch.empty(len(row), dtype=torch.float64, device=x.device)
-    step = max(1, PAIRS // x.shape[1])
+    step = max(1, PIECE // x.shape[1])
     for start in range(0, len(row), step):
         part = slice(start, start + step)
         terms = q.index_select(0, row[part]).double()  # a copy
@@ -198,7 +197,7 @@ def without_copies(job: Job) -> Tensor:
     first = (counts.cumsum(0) - counts).repeat_interleave(counts)
     # equal fingerprints are no proof: what counts is how many rows equal the first of the group
     same = torch.empty_like(first, dtype=torch.bool)
-    step = max(1, PAIRS // d)
+    step = max(1, PIECE // d)
     parts = (same.split(step), suspects.split(step), suspects[first].split(step))
     for out, rows, leaders in zip(*parts, strict=True):
         out.copy_((x[rows] == x[leaders]).all(dim=1))

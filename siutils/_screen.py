@@ -10,7 +10,6 @@ from torch import Tensor
 
 from siutils import _sketch
 from siutils._pairs import (
-    PAIRS,
     Job,
     Neighbors,
     by_value,
@@ -234,7 +233,7 @@ class Screen:
             exact = squared_distances(job.q, job.x, q_ids, x_ids, job.unit)
             return exact, exact
         out = torch.empty(len(row), dtype=torch.float32, device=row.device)
-        step = max(1, PAIRS // job.x.shape[1])
+        step = max(1, _sketch.PIECE // job.x.shape[1])
         for start in range(0, len(row), step):
             part = slice(start, start + step)
             terms = job.q.index_select(0, q_ids[part]).float()
@@ -251,7 +250,7 @@ class Screen:
         assert left.fine is not None
         assert refs.fine is not None
         out = torch.empty(len(row), dtype=self.frame.dtype, device=row.device)
-        step = max(1, PAIRS // refs.fine.shape[1])
+        step = max(1, _sketch.PIECE // refs.fine.shape[1])
         for start in range(0, len(row), step):
             part = slice(start, start + step)
             terms = left.fine.index_select(0, row[part] + low)

@@ -63,7 +63,4 @@ def test_every_run_of_the_benchmark_says_where_it_ran():
     for table in (ROOT / "benchmarks").glob("neighbors-*.csv"):
         runs = json.loads(table.with_suffix(".json").read_text())
         assert set(pd.read_csv(table)["run"]) == set(runs)
-        assert all(run["hardware"] for run in runs.values())
-        # a result that another benchmark had just written is no change of the code
-        files = ["?? benchmarks/layers.csv"]
-        assert all(not r["git"]["dirty"] or r["git"]["changed"] == files for r in runs.values())
+        assert all(not run["git"]["dirty"] and run["hardware"] for run in runs.values())
