@@ -34,6 +34,21 @@ def test_readme_table_is_that_of_the_benchmark():
     assert shown.strip().splitlines()[2:] == expected
 
 
+def test_readme_says_how_fast_brute_force_could_be():
+    table = pd.read_csv(ROOT / "benchmarks" / "neighbors-cpu.csv")
+    rows = table.query("workload == 'pixels' and n == 50_000 and k == 2").set_index("contestant")
+    rate = rows["gflops"]
+    expected = (
+        f"the float32 product makes {rate['matmul']:.0f} GFLOP/s of them and faiss "
+        f"{rate['faiss']:.0f}, about what a plain matrix product can "
+        f"({rows['sgemm_gflops'].iloc[0]:.0f}); siutils answers as fast as if it made "
+        f"{rate['siutils']:,.0f}"
+    )
+    text = (ROOT / "README.md").read_text()
+    shown = text.split("<!-- rates -->")[1].split("<!-- /rates -->")[0]
+    assert " ".join(shown.split()) == expected
+
+
 def test_readme_says_where_the_time_of_a_search_goes():
     table = pd.read_csv(ROOT / "benchmarks" / "stages.csv").query("workload == 'pixels' and k == 2")
     table = table.sort_values("percent", ascending=False)
