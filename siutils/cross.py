@@ -15,9 +15,10 @@ class CrossSeparation(IndexFamily):
     """Every index of test samples among the samples of a reference set.
 
     Made by :meth:`siutils.SeparationIndex.cross`; neighbors are searched once and as deep as
-    needed. A test class that the reference lacks has no hit: its samples count as not separated,
-    as ``undefined`` in the report, and lower ``attainable``. Chance permutes the reference labels.
-    Given the reference, test samples are independent: the design effect of intervals is 1.
+    needed. A test class that the reference lacks has no hit and no mean: its samples count as not
+    separated, as ``undefined`` in the report, and lower ``attainable``. Chance permutes the
+    reference labels. Given the reference, test samples are independent: the design effect of
+    intervals is 1.
 
     Args:
         features: the reference set, real ``(N, D)``.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from siutils import indices, runs, uncertainty
+from siutils.neighbors import kneighbors
 from siutils.uncertainty import Interval
 
 ORDERED = ("high_order_si", "soft_order_si", "anti_si")
@@ -38,12 +39,15 @@ class IndexFamily(ABC):
     n_features: int
     n_classes: int
     normalize: bool
+    _features: Tensor  # (N, D), of the samples to be neighbors
+    _queries: Tensor  # (n, D), of the scored samples
     _codes: Tensor  # (n,), positions in classes
     _labels: Tensor  # (n,), of the scored samples
     _candidate_labels: Tensor  # of the samples to be neighbors
     _candidates: int  # how many of them a sample has to choose from
     _reference_counts: list[int] | None  # as in indices.chance
     _neighbors: Tensor | None = None  # (n, k), searched when first needed
+    _centered: Tensor | None = None  # (n,), whether the nearest mean is that of the own class
 
     def si(self, per: str = "dataset") -> float | Tensor:
         """Separation Index: the fraction of samples whose nearest neighbor shares their label.
@@ -85,6 +89,14 @@ class IndexFamily(ABC):
         Arguments and errors as in :meth:`high_order_si`.
         """
         return self._value("anti_si", order, per)
+
+    def center_si(self, per: str = "dataset") -> float | Tensor:
+        """The fraction of samples that lie nearest to the mean of their own class.
+
+        Across sets, the means are those of the reference classes. Equal distances go to the lower
+        label. Argument ``per`` as in :meth:`si`.
+        """
+        return self._value("center_si", 0, per)
 
     def separation_score(self) -> Tensor:
         """Per sample: how many nearest neighbors in a row share its label, or minus how many not.
@@ -202,7 +214,8 @@ class IndexFamily(ABC):
 
     def _names(self, max_order: int) -> list[tuple[str, int]]:
         """Index and order of each row of the report."""
-        return [("si", 1), *((name, r) for name in ORDERED for r in range(1, max_order + 1))]
+        ordered = ((name, r) for name in ORDERED for r in range(1, max_order + 1))
+        return [("si", 1), *ordered, ("center_si", 0)]
 
     def _facts(self) -> dict[str, Any]:
         """What a report says in every row."""
@@ -218,10 +231,19 @@ class IndexFamily(ABC):
         """Float64 ``(n,)`` on the CPU."""
         indices.check_index(name)
         if name == "center_si":
-            raise ValueError("index center_si is not defined across two sets")
+            return self._near_center().double()
         if name == "si":
             name, order = "high_order_si", 1
         return getattr(indices, name)(self._hits(order), order)
+
+    def _near_center(self) -> Tensor:
+        if self._centered is None:
+            classes, codes = self._candidate_labels.unique(return_inverse=True)
+            codes = codes.to(self._features.device)
+            means = indices.class_means(self._features, codes, len(classes))
+            nearest = kneighbors(means, 1, queries=self._queries).indices[:, 0].cpu()
+            self._centered = classes[nearest] == self._labels
+        return self._centered
 
     @property
     def _class_counts(self) -> list[int]:

@@ -17,7 +17,7 @@ from siutils.devices import resolve_device
 from siutils.feature_files import check_room, job_file, memory_map, write_header
 from siutils.folders import ImageFiles
 from siutils.layer_names import check_names
-from siutils.pooling import Job, Pool, check_pools, pooled
+from siutils.pooling import Job, Pool, check_pools, main_output, pooled
 from siutils.training import inference
 
 Transform = Callable[[Tensor], Tensor]
@@ -40,7 +40,8 @@ def extract_features(
 
     The layers are read by forward hooks, so a layer's features are what the module returns, before
     an in-place activation behind it changes them; of a module that is used more than once, what it
-    returns last. The model's modes and device are as before afterwards.
+    returns last; of a tuple or list, such as attention and LSTMs return, the first entry. The
+    model's modes and device are as before afterwards.
 
     Args:
         model: any network that takes one batch of images.
@@ -266,6 +267,7 @@ def _outputs_of(model: nn.Module, jobs: Sequence[Job]) -> Iterator[dict[Job, Any
 
     def keep(job: Job) -> Callable[..., None]:
         def hook(module: nn.Module, args: object, output: object) -> None:
+            output = main_output(output)
             if isinstance(output, Tensor) and output.dim() > 0:
                 try:
                     output = pooled(output, job[1]).to("cpu", copy=True)
@@ -291,8 +293,8 @@ def _check_output(job: Job, outputs: dict[Job, Any], rows: slice) -> None:
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != n:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
-            f"layer {layer!r} must return one tensor with a row for each of the {n} images, got "
-            f"{got}; ask for a layer inside it"
+            f"layer {layer!r} must return a tensor with a row for each of the {n} images, alone or "
+            f"first of several, got {got}; ask for a layer inside it"
         )
     if not output.isfinite().all():
         raise RuntimeError(
@@ -323,7 +325,7 @@ def dry_run(
 
     def look(module: nn.Module, args: object, output: object) -> None:
         nonlocal most
-        held = [*args, output] if isinstance(args, tuple) else [output]
+        held = [part for side in (args, output) for part in _entries(side)]
         most = max(most, sum(part.numel() for part in held if isinstance(part, Tensor)))
 
     with contextlib.ExitStack() as stack:
@@ -332,6 +334,10 @@ def dry_run(
         features = _in_memory(model, images[:2], jobs, transform, 2, device)
     counts = {job: matrix.shape[1] for job, matrix in features.items()}
     return counts, -(-most // len(images[:2]))
+
+
+def _entries(value: object) -> Sequence[object]:
+    return value if isinstance(value, tuple | list) else (value,)
 
 
 def features_key(

@@ -120,6 +120,11 @@ def add_layers(commands: Commands) -> None:
     parser.add_argument(
         "--memory", type=float, default=4.0, metavar="GB", help="for features (default: 4)"
     )
+    parser.add_argument(
+        "--untrained",
+        action="store_true",
+        help="look at the network with random weights, too: what of the curve is architecture",
+    )
     parser.set_defaults(run=_layers)
 
 
@@ -134,8 +139,8 @@ def _layers(options: argparse.Namespace) -> int:
         parse_pools(options.pool)
         if not options.memory > 0:
             raise ValueError(f"memory must be a positive number of GB, got {options.memory}")
-        given = {name: getattr(options, name) for name in ("model", "weights", "layers", "memory")}
-        return given | {"pools": options.pool}
+        names = ("model", "weights", "layers", "memory", "untrained")
+        return {name: getattr(options, name) for name in names} | {"pools": options.pool}
 
     return _page("layers", options, check)
 

@@ -218,7 +218,8 @@ def attainable(
 
     With s_i samples of sample i's label to be neighbors to it (n_c − 1; across sets, those of the
     reference): the share with ``s_i ≥ r`` for SI and high-order SI, the mean of ``min(s_i, r)/r``
-    for soft-order SI, the share with ``s_i = 0`` for anti SI, 1 for center SI.
+    for soft-order SI, the share with ``s_i = 0`` for anti SI, the share whose class has a mean
+    for center SI.
 
     Arguments and errors as in :func:`chance`.
 
@@ -228,10 +229,10 @@ def attainable(
     0.25
     """
     check_index(index)
+    if index == "center_si":
+        return 1 - undefined(index, class_counts, order, reference_counts) / sum(class_counts)
     same, _ = same_label_candidates(class_counts, reference_counts)
     n = sum(class_counts)
-    if index == "center_si":
-        return 1.0
     if index == "soft_order_si":
         return sum(m * min(s, order) for m, s in same) / (n * order)
     if index == "anti_si":
@@ -244,15 +245,16 @@ def undefined(
 ) -> int:
     """How many samples have too few others of their label for the index: fewer than ``order``.
 
-    For anti SI: none at all. For center SI: no sample. Arguments and errors as in :func:`chance`.
+    For anti SI: none at all. For center SI: its class has no mean, which happens across two sets
+    only. Arguments and errors as in :func:`chance`.
 
     >>> undefined("si", [3, 1]), undefined("high_order_si", [3, 1], 3)
     (1, 4)
     """
     check_index(index)
-    if index == "center_si":
+    if index == "center_si" and reference_counts is None:
         return 0
-    needed = 1 if index == "anti_si" else order
+    needed = 1 if index in ("anti_si", "center_si") else order
     same, _ = same_label_candidates(class_counts, reference_counts)
     return sum(m for m, s in same if s < needed)
 

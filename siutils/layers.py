@@ -132,6 +132,48 @@ class LayerScores(NamedTuple):
         """Layer → its samples in one split and pool, in the order of the layers."""
         return {key[0]: found for key, found in self.samples.items() if key[1:] == (pool, split)}
 
+    def values(
+        self,
+        index: str = "si",
+        order: int = 1,
+        per: str = "class",
+        split: str = "train",
+        pool: str = "flattened",
+    ) -> pd.DataFrame:
+        """One index of every class or sample at every layer.
+
+        Args:
+            index: a name of ``siutils.indices.INDICES``.
+            order: the order of high-order, soft-order and anti SI, up to the ``order`` that was
+                scored.
+            per: ``"class"`` or ``"sample"``.
+            split, pool: as in the table.
+
+        Returns:
+            DataFrame, a column per layer; a row per class, under its label, in ascending order, or
+            a row per sample.
+
+        Raises:
+            ValueError: if one of these is unknown or was not scored.
+
+        >>> model, x = nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-9.0], [1.0], [0.0]])
+        >>> scores = layer_scores(model, x, torch.tensor([0, 1, 1]), ["0", "1"], device="cpu")
+        >>> scores.values("center_si").to_dict("list")
+        {'0': [1.0, 1.0], '1': [1.0, 0.5]}
+        """
+        if per not in ("class", "sample"):
+            raise ValueError(f"per must be class or sample; got {per!r}")
+        chosen = self.of(split, pool)
+        if not chosen:
+            known = sorted({f"{s}, {p}" for _, p, s in self.samples})
+            raise ValueError(f"no layer has split {split!r}, pool {pool!r}; there are {known}")
+        columns = {layer: found.values(index, order).numpy() for layer, found in chosen.items()}
+        table = pd.DataFrame(columns)
+        if per == "sample":
+            return table
+        labels = next(iter(chosen.values())).labels.numpy()
+        return table.groupby(labels).mean().rename_axis("label")
+
 
 def layer_scores(
     model: nn.Module,
@@ -388,7 +430,9 @@ def _report(
         index._lists(how.order)  # one search, deep enough for all
         lists = index._lists(1)
     table = index.report(how.order, how.interval)
-    return table, LayerSamples(index._labels, torch.as_tensor(index.si(per="sample")) == 1, lists)
+    separated, centered = (torch.as_tensor(f("sample")) == 1 for f in (index.si, index.center_si))
+    hits = index._hits(how.order)[:, : how.order].clone()  # a view would be saved as a whole
+    return table, LayerSamples(index._labels, separated, lists, hits, centered)
 
 
 def _index(
@@ -427,7 +471,7 @@ def _scores_key(keys: list[str], sources: list[_Source], how: _How) -> str:
 def _write_scores(scored: _Scored, file: Path) -> None:
     table, samples = scored
     if samples:
-        parts = {k: (*s[:2], s.lists and tuple(s.lists)) for k, s in samples.items()}
+        parts = {k: (*s[:2], s.lists and tuple(s.lists), *s[3:]) for k, s in samples.items()}
         save_checkpoint({"samples": parts}, file.with_suffix(".pt"))
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(table.to_dict("list")))  # Python's floats, to the last bit
@@ -443,4 +487,6 @@ def _read_scores(file: Path, with_samples: bool) -> _Scored:
     if not with_samples:
         return table, {}
     parts = load_checkpoint(file.with_suffix(".pt"), ("samples",), CPU)["samples"]
-    return table, {k: LayerSamples(y, s, x and Lists(*x)) for k, (y, s, x) in parts.items()}
+    return table, {
+        k: LayerSamples(y, s, x and Lists(*x), *rest) for k, (y, s, x, *rest) in parts.items()
+    }

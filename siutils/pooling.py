@@ -49,6 +49,16 @@ def pooled(output: Tensor, pool: Pool) -> Tensor:
     return F.adaptive_avg_pool2d(output, (height, width)).flatten(1)
 
 
+def main_output(output: object) -> object:
+    """A layer's output; of a tuple or list the first entry, which recurrent and attention modules
+    return states or weights beside.
+
+    >>> main_output((1, 2)), main_output(3)
+    (1, 3)
+    """
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
 def check_pools(pool: Pool | Sequence[Pool]) -> list[Pool]:
     """What is asked for as a list without repetitions.
 

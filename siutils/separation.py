@@ -71,19 +71,12 @@ class SeparationIndex(IndexFamily):
         self._codes, self._labels = codes, self.classes[codes]  # own memory
         features = features.to(self.device)
         self._scale = moments(features) if normalize else None
-        self._features = self._scaled(features)
+        self._features = self._queries = self._scaled(features)
         self.n, self.n_features = self._features.shape
         self._candidate_labels, self._candidates = self._labels, self.n - 1
         self._reference_counts = None
         self._chosen: dict[int, Lists] = {}  # by seed
         self.n_classes = len(self.classes)
-
-    def center_si(self, per: str = "dataset") -> float | Tensor:
-        """The fraction of samples that lie nearest to the mean of their own class.
-
-        Equal distances go to the lower label. Argument ``per`` as in :meth:`si`.
-        """
-        return self._value("center_si", 0, per)
 
     def cross(self, test_features: ArrayLike, test_labels: ArrayLike) -> CrossSeparation:
         """Score test samples among these samples: every index and order, for one search.
@@ -246,20 +239,10 @@ class SeparationIndex(IndexFamily):
         assert self._neighbors is not None
         return Neighbors(self._distances[:, :k], self._neighbors[:, :k])
 
-    def _sample_values(self, name: str, order: int) -> Tensor:
-        if name != "center_si":
-            return super()._sample_values(name, order)
-        means = indices.class_means(self._features, self._codes.to(self.device), self.n_classes)
-        nearest = kneighbors(means, 1, queries=self._features).indices[:, 0].cpu()
-        return (nearest == self._codes).double()
-
     def _prepare(self, max_order: int, interval: bool) -> None:
         if interval:
             self._lists(max_order)
         super()._prepare(max_order, interval)
-
-    def _names(self, max_order: int) -> list[tuple[str, int]]:
-        return [*super()._names(max_order), ("center_si", 0)]
 
     def _search(self, k: int, rows: Tensor | None = None) -> Tensor:
         if rows is None:

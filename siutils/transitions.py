@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from siutils import indices
 from siutils.comparison import Comparison, compare_values, holm, mean_difference
 from siutils.uncertainty import Lists, design_effect
 
@@ -24,11 +25,39 @@ STATES = ("not at the end", "not yet", "for now", "for good")
 
 class LayerSamples(NamedTuple):
     """The samples of one layer: labels int64 ``(N,)``, bool ``(N,)`` whether each is separated, and
-    their neighbors among each other; None where neighbors are looked for in a second set."""
+    their neighbors among each other; None where neighbors are looked for in a second set.
+
+    Tests need no more. ``hits`` bool ``(N, r)`` are those of the r nearest neighbors, ``centered``
+    bool ``(N,)`` whether the nearest mean is that of the own class.
+    """
 
     labels: Tensor
     separated: Tensor
     lists: Lists | None
+    hits: Tensor | None = None
+    centered: Tensor | None = None
+
+    def values(self, index: str = "si", order: int = 1) -> Tensor:
+        """One index of each sample, float64 ``(N,)``, from ``hits`` or ``centered``.
+
+        Args:
+            index: a name of ``siutils.indices.INDICES``.
+            order: the order of high-order, soft-order and anti SI.
+
+        Raises:
+            ValueError: for an unknown index, or an order beyond the neighbors known.
+
+        >>> hits, y = torch.tensor([[True, False], [False, False]]), torch.tensor([0, 1])
+        >>> LayerSamples(y, hits[:, 0], None, hits).values("soft_order_si", 2).tolist()
+        [0.5, 0.0]
+        """
+        indices.check_index(index)
+        if index == "si":
+            return self.separated.double()
+        known = self.centered if index == "center_si" else self.hits
+        if known is None:
+            raise ValueError(f"index {index} is not known of these samples, only si")
+        return known.double() if index == "center_si" else getattr(indices, index)(known, order)
 
 
 def compare_layers(first: LayerSamples, second: LayerSamples) -> Comparison:

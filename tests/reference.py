@@ -55,13 +55,14 @@ def index_values(features, labels, order, queries=None, query_labels=None):
     return {name: np.array(v, dtype=float) for name, v in values.items()}
 
 
-def center_values(features, labels):
+def center_values(features, labels, queries=None, query_labels=None):
     """1 where a sample's own class has the nearest mean; equal distances go to the lower label."""
     x, labels = np.asarray(features, dtype=np.float64), np.asarray(labels)
     classes = np.unique(labels)
     means = np.stack([x[labels == c].mean(axis=0) for c in classes])
-    nearest = [classes[np.argmin(((means - row) ** 2).sum(axis=1))] for row in x]
-    return (np.array(nearest) == labels).astype(float)
+    rows = x if queries is None else np.asarray(queries, dtype=np.float64)
+    nearest = [classes[np.argmin(((means - row) ** 2).sum(axis=1))] for row in rows]
+    return (np.array(nearest) == (labels if queries is None else query_labels)).astype(float)
 
 
 def class_values(values, labels):

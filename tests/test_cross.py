@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from labeled_data import DATA, random_data
-from reference import class_values, index_values, run_scores
+from reference import center_values, class_values, index_values, run_scores
 
 from siutils import SeparationIndex
 
@@ -46,6 +46,9 @@ def test_every_cross_index_equals_the_oracle(name, normalize):
             np.testing.assert_allclose(method(order, per="class"), by_class, atol=1e-12)
             assert method(order) == pytest.approx(oracle[index].mean(), abs=1e-12)
             assert method(order, per="macro") == pytest.approx(by_class.mean(), abs=1e-12)
+    oracle = center_values(a, y, b, test_y)
+    np.testing.assert_array_equal(cross.center_si(per="sample"), oracle)
+    assert cross.center_si() == pytest.approx(oracle.mean(), abs=1e-12)
     s = SeparationIndex(x, y, normalize=normalize)
     assert cross.si() == s.cross_si(test_x, test_y) == pytest.approx(cross.soft_order_si(1))
     np.testing.assert_array_equal(cross.separation_score(), run_scores(a, y, b, test_y))
@@ -66,6 +69,8 @@ def test_classes_missing_on_either_side_are_reported():
     assert table.loc[("si", 1), ["value", "attainable", "undefined"]].tolist() == [0.5, 0.5, 2]
     assert table.loc[("anti_si", 2), ["value", "attainable"]].tolist() == [0.5, 0.5]
     assert table.loc[("si", 1), "chance"] == (2 / 4 + 1 / 4) / 4
+    row = table.loc[("center_si", 0), ["value", "attainable", "undefined"]]
+    assert row.tolist() == [0.5, 0.5, 2]
 
 
 def test_all_of_the_reference_can_be_neighbors():
@@ -73,8 +78,6 @@ def test_all_of_the_reference_can_be_neighbors():
     assert 0 <= SeparationIndex(x, y).cross(x[:1], y[:1]).soft_order_si(6) <= 1
     with pytest.raises(ValueError, match=r"order must lie in 1 … 6"):
         SeparationIndex(x, y).cross(x, y).anti_si(7)
-    with pytest.raises(ValueError, match="center_si is not defined across"):
-        SeparationIndex(x, y).cross(x, y).interval("center_si")
 
 
 def test_interval_given_the_reference_is_wilson_with_independent_samples():

@@ -34,19 +34,25 @@ class Block(nn.Module):
         self.unused = nn.Linear(2, 2)
         self.side = nn.Conv2d(4, 1, 1)
         self.pair = Pair()
+        self.named = Named()
         self.total = Total()
 
     def forward(self, x):
         out = self.bn(self.conv(self.relu(x)))
         out += x
         out = self.relu(out)
-        self.total(self.pair(self.side(out))[0])
+        self.total(self.named(self.pair(self.side(out))[0])["x"])
         return out
 
 
 class Pair(nn.Module):
     def forward(self, x):
-        return x, x
+        return x, {"weights": None}
+
+
+class Named(nn.Module):
+    def forward(self, x):
+        return {"x": x}
 
 
 class Total(nn.Module):
@@ -81,12 +87,16 @@ def pictures(n=23, seed=0):
     return torch.randint(0, 256, (n, 3, 6, 5), generator=generator, dtype=torch.uint8)
 
 
+def first(output):
+    return output[0] if isinstance(output, tuple) else output
+
+
 def by_hooks(model, inputs, layers):
     """The oracle: all images at once, a hook per layer that copies; the last use wins."""
     found, modules, modes = {}, dict(model.named_modules()), [m.training for m in model.modules()]
     hooks = [
         modules[name].register_forward_hook(
-            lambda _, __, output, name=name: found.update({name: output.detach().clone()})
+            lambda _, __, output, name=name: found.update({name: first(output).detach().clone()})
         )
         for name in layers
     ]
@@ -103,7 +113,8 @@ def close(a, b):
     return set(a) == set(b) and all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
 
 
-LAYERS = ["0", "1", "2", "3", "3.relu", "3.conv", "3.bn", "3.side", "4", "5", "6", "7", ""]
+LAYERS = [str(i) for i in range(8)]
+LAYERS += ["3.relu", "3.conv", "3.bn", "3.side", "3.pair", ""]
 
 
 def test_every_layer_equals_a_forward_pass_with_hooks():
@@ -384,8 +395,8 @@ def test_a_model_that_fails_half_way_leaves_no_file(tmp_path):
         (["3.con"], r"no layer '3\.con'; the nearest are 3\.conv"),
         (["nonsense"], r"no layer 'nonsense'$"),
         (["3.unused"], r"'3\.unused' is not used"),
-        (["3.pair"], r"'3\.pair' must return one tensor .* got tuple"),
-        (["3.total"], r"'3\.total' must return one tensor .* got \(\)"),
+        (["3.named"], r"'3\.named' must return a tensor .* got dict"),
+        (["3.total"], r"'3\.total' must return a tensor .* got \(\)"),
         ([], "layers must be a list"),
         ("4", "layers must be a list"),
     ],

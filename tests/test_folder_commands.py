@@ -166,7 +166,7 @@ def test_rank_leaves_a_run_record(ranked):
 @pytest.fixture(scope="module")
 def layered(place):
     given = ["--model", "shufflenet_v2_x0_5", "--size", "64", "--out", "layered", "--quiet"]
-    done = siutils(place, "layers", "--data", "divided", *given)
+    done = siutils(place, "layers", "--data", "divided", "--untrained", *given)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{place / 'layered' / 'index.html'}\n"
     return place / "layered"
@@ -198,6 +198,18 @@ def test_layers_has_the_curve_of_the_library(place, layered, home):
     by_class = SeparationIndex(features, test.labels, normalize=True).si(per="class")
     classes = pd.read_csv(layered / "tables" / "classes.csv")
     assert classes[layer].tolist() == pytest.approx(by_class.tolist())
+
+
+def test_layers_holds_the_network_against_itself_untrained(place, layered, home):
+    blank = load_model("shufflenet_v2_x0_5", "random", size=64, seed=42)
+    test = find_halves(place / "divided")[1].load(64)
+    curve = layer_curve(blank, test.images, test.labels, pool="mean", device="cpu")
+    written = pd.read_csv(layered / "tables" / "untrained.csv").set_index("layer")
+    expected = curve.query("index == 'si'").set_index("layer")["value"]
+    assert written["random weights"].to_dict() == pytest.approx(expected.to_dict())
+    shown = pd.read_csv(layered / "tables" / "layers.csv").set_index("layer")["test, mean"]
+    assert written["these weights"].to_dict() == pytest.approx(shown.to_dict())
+    assert (layered / "figures" / "untrained.svg").exists()
 
 
 def test_layers_says_what_the_rest_of_a_shortest_prefix_may_add(place, layered, home):

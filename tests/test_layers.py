@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from full_disk import largest_file
 from torch import nn
 
 from siutils import SeparationIndex, extract_features, layer_curve
+from siutils.family import ORDERED
 from siutils.layers import layer_scores
 from siutils.transitions import compare_layers
 
@@ -296,6 +298,37 @@ def test_samples_of_each_layer_serve_the_same_tests_as_separation_indices(
             compared = compare_layers(*pair)
             assert compared[:-1] == indices["0"][split].compare(indices["2"][split])[:-1]
         assert samples["0", "mean", "cross"].lists is None
+
+
+def test_every_index_of_every_class_and_sample_at_each_layer(network, tmp_path):
+    first, second = two_sets()
+    with torch.no_grad():
+        x, z = (network[:3](images).flatten(1) for images, _ in (first, second))
+    train, test = (SeparationIndex(f, s[1], True) for f, s in ((x, first), (z, second)))
+    splits = {"train": train, "test": test, "cross": train.cross(z, second[1])}
+    for _ in range(2):  # scored, then read
+        scores = layer_scores(
+            network, *first, ["0", "2"], test=second, order=3, device="cpu", cache=tmp_path
+        )
+        for split, index in splits.items():
+            calls = {("si", 1): index.si, ("center_si", 0): index.center_si} | {
+                (name, r): partial(getattr(index, name), r) for name in ORDERED for r in (1, 3)
+            }
+            for (name, order), call in calls.items():
+                by_sample = scores.values(name, order, "sample", split)
+                assert list(by_sample) == ["0", "2"]
+                np.testing.assert_array_equal(by_sample["2"], call(per="sample"))
+                by_class = scores.values(name, order, split=split)
+                assert by_class.index.tolist() == index.classes.tolist()
+                np.testing.assert_allclose(by_class["2"], call(per="class"), rtol=1e-12)
+    for wrong, message in {
+        ("SI", 1): "index must be one of si",
+        ("anti_si", 4): r"order must lie in 1 … 3 \(neighbors known\)",
+        ("si", 1, "dataset"): "per must be class or sample; got 'dataset'",
+        ("si", 1, "class", "val"): "no layer has split 'val', pool 'flattened'; there are",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            scores.values(*wrong)
 
 
 def test_samples_of_a_single_set_and_a_damaged_file(network, tmp_path):

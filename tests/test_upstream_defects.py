@@ -82,7 +82,8 @@ def test_defect_out_of_memory_is_printed_and_none_returned(monkeypatch):
 
     x, y = random_data()
     s = SeparationIndex(x, y)
-    monkeypatch.setattr("siutils.separation.kneighbors", full)
+    for module in ("separation", "family"):
+        monkeypatch.setattr(f"siutils.{module}.kneighbors", full)
     for call in (s.si, s.center_si, s.report):
         with pytest.raises(MemoryError, match="not even one row"):
             call()
@@ -158,15 +159,14 @@ def test_defect_triplets_take_ranks_for_sample_numbers():
 
 
 def test_defect_every_index_sorts_the_distances_again(monkeypatch):
-    from siutils import separation
-
     searches = []
 
     def counted(features, k, **options):
         searches.append(k)
         return kneighbors(features, k, **options)
 
-    monkeypatch.setattr(separation, "kneighbors", counted)
+    for module in ("separation", "family"):
+        monkeypatch.setattr(f"siutils.{module}.kneighbors", counted)
     s = SeparationIndex(*random_data())
     s.report(5)
     s.si("class"), s.high_order_si(3), s.soft_order_si(4, "sample"), s.anti_si(2), s.confusion(2)
