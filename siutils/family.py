@@ -1,4 +1,4 @@
-"""What :class:`SeparationIndex` and :class:`CrossSeparation` share: every index from hits."""
+"""What :class:`SeparationIndex` and :class:`CrossSeparation` share: every index and level."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Division(NamedTuple):
 
 
 class IndexFamily(ABC):
-    """Scored samples with a class each, and the labels of their neighbors, nearest first.
+    """Scored samples with a class each, and the samples that can be neighbors to them.
 
     Attributes:
         classes: int64 ``(C,)``, the label values of the scored samples in ascending order.

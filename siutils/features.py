@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -325,8 +325,7 @@ def dry_run(
 
     def look(module: nn.Module, args: object, output: object) -> None:
         nonlocal most
-        held = [part for side in (args, output) for part in _entries(side)]
-        most = max(most, sum(part.numel() for part in held if isinstance(part, Tensor)))
+        most = max(most, _numbers(args) + _numbers(output))
 
     with contextlib.ExitStack() as stack:
         for module in model.modules():
@@ -336,8 +335,13 @@ def dry_run(
     return counts, -(-most // len(images[:2]))
 
 
-def _entries(value: object) -> Sequence[object]:
-    return value if isinstance(value, tuple | list) else (value,)
+def _numbers(value: object) -> int:
+    """How many the tensors have that lie anywhere in it."""
+    if isinstance(value, Tensor):
+        return value.numel()
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return sum(map(_numbers, value)) if isinstance(value, tuple | list) else 0
 
 
 def features_key(

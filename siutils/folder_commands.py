@@ -139,6 +139,8 @@ def _layers(options: argparse.Namespace) -> int:
         parse_pools(options.pool)
         if not options.memory > 0:
             raise ValueError(f"memory must be a positive number of GB, got {options.memory}")
+        if options.untrained and options.weights == "random":
+            raise ValueError("untrained: the weights are random already; leave this option out")
         names = ("model", "weights", "layers", "memory", "untrained")
         return {name: getattr(options, name) for name in names} | {"pools": options.pool}
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from siutils.checkpoints import fingerprint
-from siutils.pooling import main_output
 from siutils.training import inference
 
 WHICH = ("stages", "blocks", "all")
@@ -38,8 +37,8 @@ def layer_names(model: nn.Module, which: str = "stages", inputs: Tensor | None =
       part.
 
     With inputs, one forward pass leaves out layers that are unused, used more than once (what they
-    return last would stand for all), or that return no tensor with a row for each input (alone or
-    first of several), and orders the rest by when they finish.
+    return last would stand for all), or that return anything but one tensor with a row for each
+    input, and orders the rest by when they finish.
 
     Args:
         model: any network.
@@ -70,7 +69,7 @@ def layer_names(model: nn.Module, which: str = "stages", inputs: Tensor | None =
         names = _used_once(model, names, inputs)
     if not names:
         raise ValueError(
-            f"the model {type(model).__name__} has no {which} that are used once and return a "
+            f"the model {type(model).__name__} has no {which} that are used once and return one "
             "tensor with a row for each image; name the layers, as in model.named_modules()"
         )
     return names
@@ -179,7 +178,6 @@ def _used_once(model: nn.Module, names: list[str], inputs: Tensor) -> list[str]:
     def count(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: object, output: object) -> None:
             uses[name] += 1
-            output = main_output(output)
             if isinstance(output, Tensor) and output.dim() > 0 and len(output) == len(inputs):
                 # numbers, not the tensor: operations in place may change it later
                 good.append((name, name if output.is_meta else fingerprint(output)))

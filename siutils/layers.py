@@ -80,7 +80,8 @@ def layer_curve(
         images: uint8 or float ``(N, 3, H, W)``, as in :func:`siutils.extract_features`.
         labels: integers ``(N,)``.
         layers: ``"stages"``, ``"blocks"`` or ``"all"``, see `siutils.layer_names.layer_names`;
-            or names as in ``model.named_modules()``, in the order wanted.
+            or names as in ``model.named_modules()``, in the order wanted. Of a named layer that
+            returns several tensors, the first is taken.
         order: highest order of high-order, soft-order and anti SI.
         normalize: z-score the features of each layer.
         transform: what the model expects; default ``model.transform``.
@@ -192,7 +193,9 @@ def layer_scores(
     test: tuple[Tensor, Tensor] | None = None,
     interval: bool = False,
 ) -> LayerScores:
-    """As :func:`layer_curve`, with what paired tests between layers need; see `transitions`.
+    """As :func:`layer_curve`, with each sample's values, which paired tests need, too.
+
+    See :meth:`LayerScores.values` and :mod:`siutils.transitions`.
 
     >>> model, images = nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-9.0], [1.0], [0.0]])
     >>> scores = layer_scores(model, images, torch.tensor([0, 1, 1]), ["0", "1"], device="cpu")
@@ -428,10 +431,10 @@ def _report(
     lists = None
     if how.samples and isinstance(index, SeparationIndex):
         index._lists(how.order)  # one search, deep enough for all
-        lists = index._lists(1)
+        lists = Lists(*(part.clone() for part in index._lists(1)))
     table = index.report(how.order, how.interval)
     separated, centered = (torch.as_tensor(f("sample")) == 1 for f in (index.si, index.center_si))
-    hits = index._hits(how.order)[:, : how.order].clone()  # a view would be saved as a whole
+    hits = index._hits(how.order)[:, : how.order].clone()  # views would be saved as a whole
     return table, LayerSamples(index._labels, separated, lists, hits, centered)
 
 
@@ -471,7 +474,7 @@ def _scores_key(keys: list[str], sources: list[_Source], how: _How) -> str:
 def _write_scores(scored: _Scored, file: Path) -> None:
     table, samples = scored
     if samples:
-        parts = {k: (*s[:2], s.lists and tuple(s.lists), *s[3:]) for k, s in samples.items()}
+        parts = {k: s._asdict() | {"lists": s.lists and tuple(s.lists)} for k, s in samples.items()}
         save_checkpoint({"samples": parts}, file.with_suffix(".pt"))
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(table.to_dict("list")))  # Python's floats, to the last bit
@@ -488,5 +491,6 @@ def _read_scores(file: Path, with_samples: bool) -> _Scored:
         return table, {}
     parts = load_checkpoint(file.with_suffix(".pt"), ("samples",), CPU)["samples"]
     return table, {
-        k: LayerSamples(y, s, x and Lists(*x), *rest) for k, (y, s, x, *rest) in parts.items()
+        k: LayerSamples(**s | {"lists": s["lists"] and Lists(*s["lists"])})
+        for k, s in parts.items()
     }

@@ -53,8 +53,8 @@ def main_output(output: object) -> object:
     """A layer's output; of a tuple or list the first entry, which recurrent and attention modules
     return states or weights beside.
 
-    >>> main_output((1, 2)), main_output(3)
-    (1, 3)
+    >>> main_output((1, 2)), main_output([3]), main_output(()), main_output(4)
+    (1, 3, (), 4)
     """
     return output[0] if isinstance(output, tuple | list) and output else output
 

@@ -56,7 +56,8 @@ class LayerSamples(NamedTuple):
             return self.separated.double()
         known = self.centered if index == "center_si" else self.hits
         if known is None:
-            raise ValueError(f"index {index} is not known of these samples, only si")
+            missing = "centered" if index == "center_si" else "hits"
+            raise ValueError(f"index {index} needs {missing}, which these samples lack")
         return known.double() if index == "center_si" else getattr(indices, index)(known, order)
 
 

@@ -38,6 +38,8 @@ DEFAULT = "DEFAULT"  # as torchvision calls a network's best published weights
 RANDOM = "random"
 TIMM = "timm:"
 FEATURES = "penultimate"  # the layer that a loaded network gets
+_RANDOM_SOURCE = "random initialization"
+_BUILD_OPTIONS = ("image_size", "transform_input", "aux_logits")  # what weights may change
 _OWN_TRANSFORM = ("googlenet", "inception_v3")  # trained ones rescale their input in forward()
 
 
@@ -89,10 +91,55 @@ def load_model(
         feature_layer=_show_features(model, head),
         head_layer=head,
         transform=preset,
-        weights_source=plan.source or f"random initialization, seed {seed}",
+        weights_source=plan.source or f"{_RANDOM_SOURCE}, seed {seed}",
         source_classes=_outputs(model, head) if plan.source else 0,
     )
     return model
+
+
+def untrained_twin(model: nn.Module, name: str, seed: int = 0) -> nn.Module:
+    """The network of `load_model` once more, with random weights and nothing else changed.
+
+    Args:
+        model: what `load_model` returned for `name`, trained.
+        name: as there.
+        seed: of the weights.
+
+    Raises:
+        ValueError: the weights of the model are random already, or its builder does not give the
+            same network without weights.
+
+    >>> model = load_model("squeezenet1_1", "random", size=64)
+    >>> untrained_twin(model, "squeezenet1_1")
+    Traceback (most recent call last):
+        ...
+    ValueError: untrained: the weights of squeezenet1_1 are random already
+    """
+    known: dict[str, Any] = vars(model)  # plain attributes, see load_model
+    if known["weights_source"].startswith(_RANDOM_SOURCE):
+        raise ValueError(f"untrained: the weights of {name} are random already")
+    head, options = known["head_layer"], {}
+    if head:
+        options["num_classes"] = _outputs(model, head)
+    if name.startswith(TIMM):
+        build = partial(_timm_package(name).create_model, name.removeprefix(TIMM))
+    else:
+        build = partial(tvm.get_model, name, weights=None)
+        options |= {key: known[key] for key in _BUILD_OPTIONS if key in known}
+    with warnings.catch_warnings(), seeded(seed):
+        warnings.simplefilter("ignore", FutureWarning)
+        twin = build(**options).eval()
+    shapes = [{key: value.shape for key, value in m.state_dict().items()} for m in (model, twin)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"untrained: {name} is built otherwise with weights than without them")
+    twin.__dict__.update(
+        feature_layer=_show_features(twin, head),
+        head_layer=head,
+        transform=known["transform"],
+        weights_source=f"{_RANDOM_SOURCE}, seed {seed}",
+        source_classes=0,
+    )
+    return twin
 
 
 def check_model(name: str, weights: str | Path = DEFAULT) -> None:

@@ -14,7 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops.misc import Permute
 
 from siutils.data import Transform
-from siutils.features import extract_features
+from siutils.features import dry_run, extract_features
 from siutils.models import MODELS, create_model
 
 HALF = Transform((0.5,) * 3, (0.5,) * 3)
@@ -384,6 +384,27 @@ def test_a_model_that_fails_half_way_leaves_no_file(tmp_path):
     with pytest.raises(RuntimeError, match="half way"):
         extract_features(model, pictures(), ["2"], batch_size=5, device="cpu", cache=tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.join = Join()
+
+    def forward(self, x):
+        return self.join([x.flatten(1)] * 5, {"more": x})
+
+
+class Join(nn.Module):
+    def forward(self, parts, more):
+        return parts[0]
+
+
+def test_a_dry_run_counts_tensors_in_lists_and_dictionaries():
+    images, device = torch.rand(2, 3, 2, 2), torch.device("cpu")
+    counts, held = dry_run(Branches(), images, [("join", None)], torch.Tensor.float, device)
+    assert counts == {("join", None): 12}
+    assert held == 5 * 12 + 12 + 12
 
 
 # Wrong inputs

@@ -271,6 +271,7 @@ LAYERS = ["--model", "squeezenet1_1", "--weights", "random"]
         ("layers", ["--data", "digits", *LAYERS, "--memory", "0"], "memory must be a positive"),
         ("layers", ["--data", "digits", *LAYERS, "--pool", "max"], "pool must be None, 'mean' or"),
         ("layers", ["--data", "digits", *LAYERS[:2], "--weights", "no.pt"], "no file 'no.pt' for"),
+        ("layers", ["--data", "digits", *LAYERS, "--untrained"], "the weights are random already"),
     ],
 )
 def test_wrong_use_is_one_line_and_code_2(place, capsys, monkeypatch, command, arguments, message):

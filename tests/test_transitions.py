@@ -147,6 +147,9 @@ def test_layers_of_other_samples_are_refused():
     across = LayerSamples(index._labels, torch.ones(index.n).bool(), None)
     with pytest.raises(ValueError, match="both be scored within one set"):
         compare_layers(kept(index), across)
+    for name, missing in {"center_si": "centered", "anti_si": "hits"}.items():
+        with pytest.raises(ValueError, match=f"index {name} needs {missing}, which these samples"):
+            across.values(name)
     with pytest.raises(ValueError, match="at least one pair"):
         paired_tests({})
     with pytest.raises(ValueError, match="bool"):

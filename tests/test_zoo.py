@@ -11,7 +11,14 @@ import torchvision.models as tvm
 from torch import nn
 
 from siutils import extract_features
-from siutils.zoo import RANDOM, check_model, load_model, parse_models, transform_text
+from siutils.zoo import (
+    RANDOM,
+    check_model,
+    load_model,
+    parse_models,
+    transform_text,
+    untrained_twin,
+)
 
 SMALL = ("squeezenet1_1", "shufflenet_v2_x0_5", "googlenet", "densenet121")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -101,6 +108,37 @@ def test_a_file_may_have_any_number_of_classes(tmp_path, key):
     assert model.weights_source.startswith("file mine.pt sha256 ")
 
 
+def shapes(model):
+    return {key: value.shape for key, value in model.state_dict().items()}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_untrained_twin_differs_in_its_weights_only(tmp_path, checkpoints):
+    torch.save(tvm.shufflenet_v2_x0_5(num_classes=7).state_dict(), tmp_path / "mine.pt")
+    publish("googlenet", checkpoints)
+    mine = load_model("shufflenet_v2_x0_5", tmp_path / "mine.pt", size=64)
+    for model, name in ((mine, "shufflenet_v2_x0_5"), (load_model("googlenet"), "googlenet")):
+        twin, again = (untrained_twin(model, name, seed=5) for _ in range(2))
+        assert shapes(twin) == shapes(model)
+        assert list(dict(twin.named_modules())) == list(dict(model.named_modules()))
+        heads = [m.get_submodule(m.head_layer).weight for m in (model, twin, again)]
+        assert not torch.equal(heads[0], heads[1])
+        assert torch.equal(heads[1], heads[2])
+        assert twin.transform is model.transform
+        assert twin.weights_source == "random initialization, seed 5"
+        assert (twin.source_classes, twin.training) == (0, False)
+    assert twin.transform_input  # as published weights want it, and a network without does not
+
+
+def test_the_untrained_twin_takes_images_of_the_same_size():
+    vit = tvm.vit_b_32(image_size=64, num_classes=3)  # as others' published weights are larger
+    vit.__dict__.update(head_layer="heads.head", transform=None, weights_source="file a.pt")
+    assert untrained_twin(vit, "vit_b_32").eval()(torch.rand(1, 3, 64, 64)).shape == (1, 3)
+    vit.class_token = nn.Parameter(torch.zeros(1, 1, 9))
+    with pytest.raises(ValueError, match="untrained: vit_b_32 is built otherwise with weights"):
+        untrained_twin(vit, "vit_b_32")
+
+
 def test_files_that_do_not_fit_or_are_no_weights(tmp_path, checkpoints):
     torch.save(tvm.squeezenet1_1().state_dict(), tmp_path / "squeeze.pt")
     (checkpoints / "shufflenetv2_x0.5-f707e7126e.pth").write_bytes(
@@ -184,6 +222,7 @@ def test_timm_networks(name, size, width, tmp_path):
         expected = upstream(model.transform(images))
     torch.testing.assert_close(found[""], expected, rtol=1e-4, atol=1e-5)
     assert model.source_classes == 5
+    assert shapes(untrained_twin(model, f"timm:{name}")) == shapes(model)
 
 
 def test_the_transform_of_timm_is_its_own():
