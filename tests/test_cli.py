@@ -151,7 +151,7 @@ def test_score_of_test_samples_is_cross_si(samples, capsys):
     (row,) = (r for r in rows if r["index"] == "cross_si")
     assert (row["value"], row["n"], row["n_reference"]) == (expected, 20, 40)
     assert row["low"] <= expected <= row["high"]
-    assert sum(r["index"].startswith("cross_") for r in rows) == 8  # SI, three of two orders, center
+    assert sum(r["index"].startswith("cross_") for r in rows) == 8  # SI, center, 3 of 2 orders
     assert score(samples, "train.npz", "--test", "x.npy", "--test-labels", "y.npy", "--csv") == 0
     table = pd.read_csv(io.StringIO(capsys.readouterr().out))
     found = table.set_index("index")["value"]
