@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -107,6 +109,19 @@ def merge(a: Neighbors, b: Neighbors) -> Neighbors:
     return Neighbors(distances.gather(1, order), indices.gather(1, order))
 
 
+_MOST_ROOM: ContextVar[float] = ContextVar("most_room", default=math.inf)
+
+
+@contextlib.contextmanager
+def little_room(most: float) -> Iterator[None]:
+    """Searches inside keep no more than `most` bytes beside their features."""
+    token = _MOST_ROOM.set(most)
+    try:
+        yield
+    finally:
+        _MOST_ROOM.reset(token)
+
+
 @dataclass(frozen=True)
 class Job:
     x: Tensor
@@ -120,9 +135,10 @@ class Job:
 
     @property
     def room(self) -> int:
-        """Bytes to work in beside the features: a quarter of theirs, and a billion."""
+        """Bytes to work in beside the features: a quarter of theirs, and a billion, if allowed."""
         sets = [self.x] if self.own else [self.x, self.q]
-        return 10**9 + sum(s.numel() * s.element_size() for s in sets) // 4
+        size = sum(s.numel() * s.element_size() for s in sets)
+        return int(min(10**9 + size // 4, _MOST_ROOM.get()))
 
     @property
     def short(self) -> bool:

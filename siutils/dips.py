@@ -19,6 +19,7 @@ import pandas as pd
 from siutils.transitions import LayerSamples, compare_changes
 
 ROW = "**{case}**: SI {before:.3f} → {after:.3f}, change {change:+.3f} ({low:+.3f} … {high:+.3f}), "
+ALIKE = 0.02  # share of samples that differ, below which two layers tell too little
 CHANGE = "{change:+.3f} ({low:+.3f} … {high:+.3f})"
 
 
@@ -94,11 +95,17 @@ def sentence(row: Mapping[str, float | str]) -> str:
     """A test of :func:`siutils.transitions.paired_tests` in words.
 
     >>> row = {"case": "untrained", "before": 0.31, "after": 0.3, "change": -0.01, "low": -0.04}
-    >>> text = sentence(row | {"high": 0.02, "p_holm": 0.8, "verdict": "unclear"})
+    >>> row |= {"high": 0.02, "p_holm": 0.8, "verdict": "unclear", "gained": 1, "lost": 2, "n": 100}
+    >>> text = sentence(row)
     >>> text.split(", ", 1)[1]
-    'change -0.010 (-0.040 … +0.020), p = 0.800: no change is shown.'
+    'change -0.010 (-0.040 … +0.020), p = 0.800: no change is shown. 1 gained, 2 lost of 100.'
+    >>> sentence(row | {"lost": 0}).split(". ")[-1]
+    '1 gained, 0 lost of 100: layers so alike cannot tell what lies between them.'
     """
     words = {"falls": "a fall", "rises": "a rise", "unclear": "no change is shown"}
     p = float(row["p_holm"])
     shown = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
-    return ROW.format(**row) + f"{shown}: {words[str(row['verdict'])]}."
+    few = float(row["gained"]) + float(row["lost"]) < ALIKE * float(row["n"])
+    moved = f"{row['gained']:,} gained, {row['lost']:,} lost of {row['n']:,}"
+    alike = ": layers so alike cannot tell what lies between them" * few
+    return ROW.format(**row) + f"{shown}: {words[str(row['verdict'])]}. {moved}{alike}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from siutils import features as _features
+from siutils._pairs import little_room
 from siutils.checkpoints import (
     CannotWrite,
     fingerprint,
@@ -49,7 +51,7 @@ from siutils.transitions import LayerSamples
 from siutils.uncertainty import Lists
 
 CPU = torch.device("cpu")
-MIN_BATCH = 1e8  # bytes of a batch's outputs, however little memory is given
+MIN_BATCH = 1e8  # bytes of a batch's outputs, and of a search, however little memory is given
 _CODE = (  # modules that determine scores
     *("_pairs", "_screen", "_sketch", "cross", "family", "indices", "layers", "neighbors"),
     *("runs", "separation", "uncertainty"),
@@ -95,9 +97,10 @@ def layer_curve(
         pool: None for flattened features, ``"mean"``, the side of a grid, or a list of these side
             by side; see :func:`siutils.pooling.pooled`.
         memory: bytes that features, their scaled copies and the search may take, beyond images and
-            model; see :func:`siutils.layer_plan.plan_steps`. A quarter is left for the forward pass
-            and the search, which need some hundred MB however little is given. Files lie in cache
-            or else in the system folder for temporary files, until their layer is scored.
+            model; see :func:`siutils.layer_plan.plan_steps`. At least a quarter is left for the
+            forward pass and the search, which need some hundred MB however little is given. On
+            CUDA, layers are scored on the card, whose memory this does not bound. Files lie in
+            cache or else in the system folder for temporary files, until their layer is scored.
         test: images and labels of a second set, scored by itself and among the first set, by
             :meth:`siutils.SeparationIndex.cross`. SI grows with N: compare rows of equal ``n``.
         interval: adds the columns of confidence intervals.
@@ -256,6 +259,11 @@ class _How:
         """Float64 copies of a layer in the memory of the CPU."""
         return int(self.normalize and self.device.type == "cpu")
 
+    def room(self, taken: int) -> float:
+        """Bytes that a search may take."""
+        on_cpu = self.device.type == "cpu"
+        return max(MIN_BATCH, self.memory - taken) if on_cpu else math.inf
+
 
 def _how(
     order: int,
@@ -393,11 +401,14 @@ def _score_step(
         for source, folder in zip(sources, folders, strict=True)
     ]
     labels = [source.labels for source in sources]
+    held = sum(4 * part.numel() for found in features for part in found.values() if not step.files)
     for job in step.jobs:
         parts = [found.pop(job) for found in features]
         size = sum(4 * part.numel() for part in parts)
         large = how.copies and is_large(size, how.copies, how.memory)
-        scored = _score(parts, labels, how, folders[0] if large else None)
+        copy = 0 if large else 2 * how.copies * size
+        with little_room(how.room(held + copy)):
+            scored = _score(parts, labels, how, folders[0] if large else None)
         del parts
         remove_scratch(files[job])
         yield job, scored

@@ -76,7 +76,8 @@ def kneighbors(
             dimensions, "auto" chooses by measuring on a few samples, "exact" rules nothing out
             (slow: the reference of the others).
         chunk_size: Rows per step; by default what suits the device. Never changes a result.
-        device: Where to compute; default is where ``features`` are.
+        device: Where to compute; default is where ``features`` are. On CUDA they are copied there
+            as a whole.
 
     Returns:
         Neighbors: distances and indices, both (M, k), on the device of ``features``.

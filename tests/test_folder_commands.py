@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -19,7 +20,7 @@ from siutils.comparison import holm
 from siutils.features import extract_from_files
 from siutils.folders import ImageFiles, find_halves, find_images
 from siutils.layers import layer_scores
-from siutils.transitions import shortest_prefix
+from siutils.transitions import class_arrival, settled_at, shortest_prefix
 from siutils.zoo import load_model
 
 SIUTILS = Path(sys.executable).parent / "siutils"
@@ -210,6 +211,24 @@ def test_layers_holds_the_network_against_itself_untrained(place, layered, home)
     shown = pd.read_csv(layered / "tables" / "layers.csv").set_index("layer")["test, mean"]
     assert written["these weights"].to_dict() == pytest.approx(shown.to_dict())
     assert (layered / "figures" / "untrained.svg").exists()
+
+
+def test_layers_says_which_images_and_classes_come_late(place, layered, home):
+    model = load_model("shufflenet_v2_x0_5", size=64)
+    half = find_halves(place / "divided")[1]
+    test = half.load(64)
+    scores = layer_scores(model, test.images, test.labels, pool="mean", device="cpu")
+    separated = torch.stack([s.separated for s in scores.of("train", "mean").values()])
+    each = pd.read_csv(layered / "tables" / "samples.csv")
+    assert each["image"].tolist() == [p.relative_to(half.root).as_posix() for p in half.paths]
+    assert each["class"].tolist() == [test.classes[label] for label in test.labels]
+    shown = each[list(scores.of("train", "mean"))].to_numpy().T
+    np.testing.assert_array_equal(shown, separated)
+    settled = settled_at(separated)
+    assert each["settled"].tolist() == settled.tolist()
+    arrival = pd.read_csv(layered / "tables" / "arrival.csv")
+    expected = class_arrival(settled, test.labels, len(separated))
+    assert arrival["label"].tolist() == expected["label"].tolist()
 
 
 def test_layers_says_what_the_rest_of_a_shortest_prefix_may_add(place, layered, home):

@@ -12,6 +12,8 @@ from full_disk import largest_file
 from torch import nn
 
 from siutils import SeparationIndex, extract_features, layer_curve
+from siutils._sketch import Sketch
+from siutils.data import Transform
 from siutils.family import ORDERED
 from siutils.layers import layer_scores
 from siutils.transitions import compare_layers
@@ -85,6 +87,22 @@ def passes(network):
     calls = []
     network.register_forward_pre_hook(lambda *_: calls.append(1))
     return calls
+
+
+def test_a_search_keeps_no_more_than_memory_allows(monkeypatch):
+    kept, make = [], Sketch.__init__
+
+    def made(self, *args):
+        make(self, *args)
+        kept.append(self.bytes)
+
+    monkeypatch.setattr(Sketch, "__init__", made)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (1000, 3, 128, 128), generator=generator, dtype=torch.uint8)
+    model, labels = nn.Sequential(nn.Flatten()), torch.arange(1000) % 10
+    options = {"transform": Transform((0.5,) * 3, (0.5,) * 3), "device": "cpu"}
+    layer_curve(model, images, labels, ["0"], memory=2e8, **options)
+    assert max(kept) <= 1.5e8  # the sketches of all would take 2e8
 
 
 ONE = 60 * 144 * 4 * 3 / 0.75  # bytes for the features of layer 0, their copy and the search
