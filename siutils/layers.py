@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -12,22 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from siutils import features as _features
+from siutils._layer_scores import MIN_ROOM, How, Scored, read_scores, score, write_scores
 from siutils._pairs import little_room
 from siutils.checkpoints import (
-    CannotWrite,
     fingerprint,
-    load_checkpoint,
     remove_leftovers,
-    replacing,
-    save_checkpoint,
 )
-from siutils.cross import CrossSeparation
 from siutils.devices import resolve_device
 from siutils.feature_files import (
     check_room,
@@ -41,20 +34,14 @@ from siutils.layer_names import check_names, layer_names
 from siutils.layer_plan import SHARE, Step, is_large, plan_steps, room_needed
 from siutils.pooling import Job, Pool, check_pools, pool_name
 from siutils.separation import (
-    SeparationIndex,
     check_same_length,
     integer_labels,
-    moments,
-    rescale,
 )
 from siutils.transitions import LayerSamples
-from siutils.uncertainty import Lists
 
-CPU = torch.device("cpu")
-MIN_BATCH = 1e8  # bytes of a batch's outputs, and of a search, however little memory is given
 _CODE = (  # modules that determine scores
-    *("_pairs", "_screen", "_sketch", "cross", "family", "indices", "layers", "neighbors"),
-    *("runs", "separation", "uncertainty"),
+    *("_layer_scores", "_pairs", "_screen", "_sketch", "cross", "family", "indices", "layers"),
+    *("neighbors", "runs", "separation", "uncertainty"),
 )
 
 
@@ -217,7 +204,7 @@ def _layer_scores(
     pool: Pool | Sequence[Pool],
     transform: Transform | None,
     cache: Path | None,
-    how: _How,
+    how: How,
 ) -> LayerScores:
     sources = [
         _Source.of(model, *given, transform, which)
@@ -242,29 +229,6 @@ def _layer_scores(
     return LayerScores(pd.concat(parts, ignore_index=True), samples)
 
 
-@dataclass(frozen=True)
-class _How:
-    """How layers are scored."""
-
-    order: int
-    normalize: bool
-    interval: bool
-    device: torch.device
-    batch_size: int
-    memory: float
-    samples: bool  # whether each sample's values are wanted
-
-    @property
-    def copies(self) -> int:
-        """Float64 copies of a layer in the memory of the CPU."""
-        return int(self.normalize and self.device.type == "cpu")
-
-    def room(self, taken: int) -> float:
-        """Bytes that a search may take."""
-        on_cpu = self.device.type == "cpu"
-        return max(MIN_BATCH, self.memory - taken) if on_cpu else math.inf
-
-
 def _how(
     order: int,
     normalize: bool,
@@ -273,13 +237,10 @@ def _how(
     batch_size: int,
     memory: float,
     samples: bool = False,
-) -> _How:
+) -> How:
     if not memory > 0:
         raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
-    return _How(order, normalize, interval, resolve_device(device), batch_size, memory, samples)
-
-
-_Scored = tuple[pd.DataFrame, dict[str, LayerSamples]]  # of one layer; samples by split
+    return How(order, normalize, interval, resolve_device(device), batch_size, memory, samples)
 
 
 @dataclass(frozen=True)
@@ -308,7 +269,7 @@ class _Source:
         return self.transform(self.images[:2].to(device))
 
     def features(
-        self, model: nn.Module, jobs: Sequence[Job], how: _How, folder: Path | None
+        self, model: nn.Module, jobs: Sequence[Job], how: How, folder: Path | None
     ) -> dict[Job, Tensor]:
         given = self.transform, how.batch_size, how.device, folder
         return _features.collect(model, self.images, jobs, *given)
@@ -324,26 +285,26 @@ def _workplace(cache: Path | None) -> Iterator[Path]:
 
 
 def _score_jobs(
-    model: nn.Module, sources: list[_Source], jobs: list[Job], how: _How, root: Path, keep: bool
-) -> dict[Job, _Scored]:
+    model: nn.Module, sources: list[_Source], jobs: list[Job], how: How, root: Path, keep: bool
+) -> dict[Job, Scored]:
     """Scores of each job: from the folder, if it has them, or made and, to be kept, put there."""
     keys, rows = [str(i) for i in range(len(sources))], None
     if keep:
         keys = [_features.features_key(model, s.images, s.transform, how.device) for s in sources]
         rows = root / "layers" / _scores_key(keys, sources, how)
     folders = [root / "features" / key for key in keys]
-    finished: dict[Job, _Scored] = {}
+    finished: dict[Job, Scored] = {}
     if rows is not None:
         files = {job: job_file(rows, job, "json") for job in jobs}
         finished = {
-            job: _read_scores(file, how.samples) for job, file in files.items() if file.exists()
+            job: read_scores(file, how.samples) for job, file in files.items() if file.exists()
         }
     missing = [job for job in jobs if job not in finished]
     try:
         for step, sized in _steps(model, sources, missing, how, folders, keep) if missing else ():
             for job, scored in _score_step(model, sources, step, sized, folders):
                 if rows is not None:
-                    _write_scores(scored, job_file(rows, job, "json"))
+                    write_scores(scored, job_file(rows, job, "json"))
                 finished[job] = scored
     except Exception as error:
         if rows is not None and finished:
@@ -359,17 +320,17 @@ def _steps(
     model: nn.Module,
     sources: list[_Source],
     jobs: list[Job],
-    how: _How,
+    how: How,
     folders: list[Path],
     keep: bool,
-) -> list[tuple[Step, _How]]:
+) -> list[tuple[Step, How]]:
     """What to do, after a dry run that shows the need of memory and disk."""
     first, n = sources[0], sum(len(s.images) for s in sources)
     counts, held = _features.dry_run(model, first.images, jobs, first.transform, how.device)
 
     def batch(jobs: Sequence[Job]) -> int:
         """No more images than what a forward pass holds of them and of these outputs fits."""
-        spare = max(MIN_BATCH, (1 - SHARE) * how.memory)
+        spare = max(MIN_ROOM, (1 - SHARE) * how.memory)
         most = spare / (4 * (held + sum(counts[job] for job in jobs)))
         return max(1, int(min(how.batch_size, most)))
 
@@ -391,8 +352,8 @@ def _steps(
 
 
 def _score_step(
-    model: nn.Module, sources: list[_Source], step: Step, how: _How, folders: list[Path]
-) -> Iterator[tuple[Job, _Scored]]:
+    model: nn.Module, sources: list[_Source], step: Step, how: How, folders: list[Path]
+) -> Iterator[tuple[Job, Scored]]:
     files = {job: [job_file(f, job) for f in folders] for job in step.jobs}
     if step.files and not step.keep:
         mark_scratch(file for parts in files.values() for file in parts)
@@ -408,100 +369,14 @@ def _score_step(
         large = how.copies and is_large(size, how.copies, how.memory)
         copy = 0 if large else 2 * how.copies * size
         with little_room(how.room(held + copy)):
-            scored = _score(parts, labels, how, folders[0] if large else None)
+            scored = score(parts, labels, how, folders[0] if large else None)
         del parts
         remove_scratch(files[job])
         yield job, scored
 
 
-def _score(
-    parts: list[Tensor], labels: list[Tensor], how: _How, scratch: Path | None = None
-) -> _Scored:
-    """Every report of a layer; with a folder `scratch` the scaled features lie there."""
-    scale = moments(parts[0]) if scratch else None
-    tables, samples = {}, {}
-    index = _index(parts[0], labels[0], how, scratch, scale)
-    tables["train"], samples["train"] = _report(index, how)
-    if len(parts) == 1:
-        return tables["train"].assign(normalize=how.normalize), samples if how.samples else {}
-    queries = parts[1] if scale is None or scratch is None else _rescaled(parts[1], scale, scratch)
-    cross = index.cross(queries, labels[1])
-    cross_scores = _report(cross, how)
-    del index, queries, cross  # before the next copy is made
-    tables["test"], samples["test"] = _report(_index(parts[1], labels[1], how, scratch), how)
-    tables["cross"], samples["cross"] = cross_scores
-    for name, table in tables.items():
-        table.insert(0, "split", name)
-    table = pd.concat(tables.values(), ignore_index=True).assign(normalize=how.normalize)
-    return table, samples if how.samples else {}
-
-
-def _report(
-    index: SeparationIndex | CrossSeparation, how: _How
-) -> tuple[pd.DataFrame, LayerSamples]:
-    lists = None
-    if how.samples and isinstance(index, SeparationIndex):
-        index._lists(how.order)  # one search, deep enough for all
-        lists = Lists(*(part.clone() for part in index._lists(1)))
-    table = index.report(how.order, how.interval)
-    separated, centered = (torch.as_tensor(f("sample")) == 1 for f in (index.si, index.center_si))
-    hits = index._hits(how.order)[:, : how.order].clone()  # views would be saved as a whole
-    return table, LayerSamples(index._labels, separated, lists, hits, centered)
-
-
-def _index(
-    features: Tensor,
-    labels: Tensor,
-    how: _How,
-    scratch: Path | None,
-    scale: tuple[Tensor, Tensor] | None = None,
-) -> SeparationIndex:
-    if scratch is None:
-        return SeparationIndex(features, labels, how.normalize, how.device)
-    scaled = _rescaled(features, scale or moments(features), scratch)
-    return SeparationIndex(scaled, labels, False, how.device)
-
-
-def _rescaled(features: Tensor, scale: tuple[Tensor, Tensor], folder: Path) -> Tensor:
-    """As `rescale`, but in a file that is gone with the tensor."""
-    n, d = features.shape
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:  # without a name: a kill leaves nothing
-            for part in features.split(max(1, 2**20 // d)):
-                file.write(rescale(part, *scale).numpy().data)
-            file.flush()
-            return torch.from_numpy(np.memmap(file, np.float64, "c", shape=(n, d)))
-    except OSError as error:
-        raise CannotWrite(f"cannot write scaled features in {folder}: {error}") from error
-
-
-def _scores_key(keys: list[str], sources: list[_Source], how: _How) -> str:
+def _scores_key(keys: list[str], sources: list[_Source], how: How) -> str:
     code = tuple(Path(__file__).with_name(f"{name}.py") for name in _CODE)
     labels = tuple(source.labels for source in sources)
     given = how.order, how.normalize, how.interval, how.samples
     return fingerprint(tuple(keys), labels, given, code)
-
-
-def _write_scores(scored: _Scored, file: Path) -> None:
-    table, samples = scored
-    if samples:
-        parts = {k: s._asdict() | {"lists": s.lists and tuple(s.lists)} for k, s in samples.items()}
-        save_checkpoint({"samples": parts}, file.with_suffix(".pt"))
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(table.to_dict("list")))  # Python's floats, to the last bit
-
-
-def _read_scores(file: Path, with_samples: bool) -> _Scored:
-    try:
-        table = pd.DataFrame(json.loads(file.read_text()))
-    except ValueError as error:
-        raise RuntimeError(
-            f"cannot read the scores {file}: {error}. Delete this file to compute them again"
-        ) from error
-    if not with_samples:
-        return table, {}
-    parts = load_checkpoint(file.with_suffix(".pt"), ("samples",), CPU)["samples"]
-    return table, {
-        k: LayerSamples(**s | {"lists": s["lists"] and Lists(*s["lists"])})
-        for k, s in parts.items()
-    }

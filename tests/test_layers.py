@@ -132,7 +132,7 @@ def test_a_batch_is_as_small_as_its_layers_and_the_forward_pass_need(network, mo
     held = 3 * 8 * 8 + 144  # input and output of the convolution
     options = {"device": "cpu", "memory": 4 * 7 * 4 * (144 + 144 + held)}  # a quarter: seven images
     expected = layer_curve(network, *data(), ["0", "1"], device="cpu")
-    monkeypatch.setattr("siutils.layers.MIN_BATCH", 0)
+    monkeypatch.setattr("siutils.layers.MIN_ROOM", 0)
     monkeypatch.setattr("siutils.layer_plan.DISK_RATE", 1e30)  # both at once
     calls = passes(network)
     assert layer_curve(network, *data(), ["0", "1"], **options).equals(expected)
@@ -219,7 +219,7 @@ def test_features_of_an_interrupted_call_serve_the_next_and_go_with_it(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("siutils.layers._score", interrupted)
+        patch.setattr("siutils.layers.score", interrupted)
         with pytest.raises(KeyboardInterrupt):
             layer_curve(network, *data(), ["0"], **options)
     assert len(list(tmp_path.rglob("0.npy"))) == 1

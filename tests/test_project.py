@@ -46,6 +46,7 @@ LAYERS = (
     ("layer_names",),
     ("features",),
     ("separation",),
+    ("_layer_scores",),
     ("layers", "metric", "smoothness", "transferability"),
     ("ranking",),
     ("html", "loading", "parameters", "progress", "provenance", "transfer"),
