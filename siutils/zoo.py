@@ -87,14 +87,7 @@ def load_model(
             if classes != _outputs(model, head):
                 model = plan.build(num_classes=classes).eval()
             load(model, dict(plan.state), name, plan.path)
-    model.__dict__.update(  # plain attributes, as in create_model
-        feature_layer=_show_features(model, head),
-        head_layer=head,
-        transform=preset,
-        weights_source=plan.source or f"{_RANDOM_SOURCE}, seed {seed}",
-        source_classes=_outputs(model, head) if plan.source else 0,
-    )
-    return model
+    return _described(model, head, preset, plan.source, seed)
 
 
 def untrained_twin(model: nn.Module, name: str, seed: int = 0) -> nn.Module:
@@ -132,14 +125,7 @@ def untrained_twin(model: nn.Module, name: str, seed: int = 0) -> nn.Module:
     shapes = [{key: value.shape for key, value in m.state_dict().items()} for m in (model, twin)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"untrained: {name} is built otherwise with weights than without them")
-    twin.__dict__.update(
-        feature_layer=_show_features(twin, head),
-        head_layer=head,
-        transform=known["transform"],
-        weights_source=f"{_RANDOM_SOURCE}, seed {seed}",
-        source_classes=0,
-    )
-    return twin
+    return _described(twin, head, known["transform"], "", seed)
 
 
 def check_model(name: str, weights: str | Path = DEFAULT) -> None:
@@ -366,6 +352,17 @@ def _head(model: nn.Module, name: str, preset: Any) -> str:
                 f"size: {name} takes no images of {side}×{side} pixels: {shortened(error)}"
             ) from error
     return "" if getattr(model, "num_classes", None) == 0 else last[0]
+
+
+def _described(model: nn.Module, head: str, preset: Any, source: str, seed: int) -> nn.Module:
+    model.__dict__.update(  # plain attributes, as in create_model
+        feature_layer=_show_features(model, head),
+        head_layer=head,
+        transform=preset,
+        weights_source=source or f"{_RANDOM_SOURCE}, seed {seed}",
+        source_classes=_outputs(model, head) if source else 0,
+    )
+    return model
 
 
 def _outputs(model: nn.Module, head: str) -> int:
