@@ -15,6 +15,7 @@ from torch import Tensor
 from siutils._sketch import PIECE, spread_out
 
 DELAY = 2  # seconds without a progress bar
+_NO_MEMORY = ("allocate memory", "out of memory", "could not create a primitive")  # last: oneDNN
 
 
 class Neighbors(NamedTuple):
@@ -189,7 +190,7 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says so, in any of the ways in which PyTorch and Python say it."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return "allocate memory" in str(error) or "out of memory" in str(error)
+    return any(words in str(error) for words in _NO_MEMORY)
 
 
 def without_copies(job: Job) -> Tensor:

@@ -70,7 +70,7 @@ class Screen:
         while low < total:
             high = min(low + group, total)
             try:
-                best = self.refs.norms.new_empty(self.refs.blocks, high - low, dtype=dtype)
+                best = self._maxima(low, high, dtype, symmetric=self.whole and high - low == total)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -79,7 +79,6 @@ class Screen:
                     raise MemoryError(f"kneighbors cannot get {need}; {error}") from error
                 group = (high - low) // 2
                 continue
-            self._maxima(low, best, symmetric=self.whole and high - low == total)
             rows = min(high, len(self.left.ids)) - low
 
             def work(start: int, stop: int, low: int = low, best: Tensor = best) -> None:
@@ -93,13 +92,14 @@ class Screen:
             low = high
         return torch.cat(failed)
 
-    def _maxima(self, low: int, best: Tensor, symmetric: bool) -> None:
-        """Fill in the largest product of rows low… with each block of references: (blocks, rows).
+    def _maxima(self, low: int, high: int, dtype: torch.dtype, symmetric: bool) -> Tensor:
+        """The largest product of rows low … high with each block of references: (blocks, rows).
 
         Each row's product with itself is left out. With ``symmetric`` (rows are the references)
         a tile serves its rows and its columns.
         """
         refs, block = self.refs, self.refs.block
+        best = refs.norms.new_empty(refs.blocks, high - low, dtype=dtype)
         unit = block if symmetric else 1
         side = max(1, self._tile() // unit)
 
@@ -125,6 +125,7 @@ class Screen:
 
         size = self.job.chunk // unit if self.job.chunk else 4 * side
         in_steps(best.shape[1] // unit, max(1, size), work, "screening")
+        return best
 
     def _factor(self, sketch: Sketch, start: int, stop: int, left: bool = False) -> Tensor:
         if self.first.half:

@@ -38,6 +38,7 @@ FAR = 1e30  # |p|^2 / 2 of the padding: farther than any sample (these have norm
 TINY = {torch.float32: 1e-30, torch.float64: 1e-280}  # covers underflow, in scaled units
 WIDEN = 1 + 1e-5  # covers the rounding of the thresholds themselves
 SAMPLE = 4096  # samples from which center and basis are estimated; any center, any basis is valid
+SPARE = 2**25  # bytes that must be free beside what is kept
 PIECE = 2**18  # numbers per step of elementwise work: as float64 they stay in the cache of a core
 LADDER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # numbers of axes to choose from
 HALVE = 1024  # samples, at least, to look at bfloat16 products first
@@ -169,6 +170,7 @@ class Sketch:
             return None
         with contextlib.suppress(MemoryError, RuntimeError):
             out = torch.empty(rows, columns, dtype=self.frame.dtype, device=self.x.device)
+            torch.empty(SPARE, dtype=torch.uint8, device=self.x.device)  # else work finds no room
             self.bytes += size
             return out
         return None

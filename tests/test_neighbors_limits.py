@@ -44,13 +44,20 @@ np.savez(sys.argv[3], distances=found.distances, indices=found.indices)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
-@pytest.mark.parametrize("method", ["auto", "projection", "own"])
-def test_memory_map_larger_than_the_memory_of_the_process(tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "shape", "limit"),
+    [
+        ("auto", (42_000, 2_000), 155 * 2**20),
+        ("projection", (42_000, 2_000), 155 * 2**20),
+        ("own", (20_000, 5_000), 190 * 2**20),
+    ],
+)
+def test_memory_map_larger_than_the_memory_of_the_process(tmp_path, method, shape, limit):
     rng = np.random.default_rng(1)
-    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (42_000, 2_000))
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, shape)
     x[:, :64] = rng.normal(size=(len(x), 64))  # the rest are zeros, a hole in the file
     x.flush()
-    code = MAPPED.format(limit=155 * 2**20)
+    code = MAPPED.format(limit=limit)
     subprocess.run(
         [sys.executable, "-c", code, tmp_path / "x.npy", method, tmp_path / "found.npz"], check=True
     )
@@ -126,19 +133,40 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(monkeypatch):
         kneighbors(X, 3, method="exact")
 
 
-def test_out_of_memory_in_a_product_halves_the_chunk_and_goes_on(monkeypatch):
+@pytest.mark.parametrize("says", ["can't allocate memory", "could not create a primitive"])
+def test_out_of_memory_in_a_product_halves_the_chunk_and_goes_on(monkeypatch, says):
     real, sizes = torch.mm, []
 
     def scarce(a, b, **out):
         sizes.append(len(a))
         if len(a) > 16:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: injected")
+            raise RuntimeError(f"DefaultCPUAllocator: {says}: injected")
         return real(a, b, **out)
 
     monkeypatch.setattr(torch, "mm", scarce)
     found = kneighbors(X, 3, X[:100].copy(), method="brute")
     assert np.array_equal(found.indices.numpy(), brute_neighbors(X, 3, X[:100])[1])
     assert sizes[0] > 16 >= sizes[-1]
+
+
+@pytest.mark.parametrize("queries", [None, X[:100].copy()])
+def test_maxima_that_leave_no_room_for_products_become_fewer(monkeypatch, queries):
+    real, maxima, rows = torch.mm, _screen.Screen._maxima, []
+
+    def counted(self, low, high, *args, **options):
+        rows.append(high - low)
+        return maxima(self, low, high, *args, **options)
+
+    def scarce(a, b, **out):
+        if rows and rows[-1] > 30:
+            raise RuntimeError("could not create a primitive")
+        return real(a, b, **out)
+
+    monkeypatch.setattr(_screen.Screen, "_maxima", counted)
+    monkeypatch.setattr(torch, "mm", scarce)
+    found = kneighbors(X, 3, queries, method="brute")
+    assert np.array_equal(found.indices.numpy(), brute_neighbors(X, 3, queries)[1])
+    assert rows[0] > 30 >= rows[-1]
 
 
 class Scarce(TorchDispatchMode):
