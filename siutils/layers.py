@@ -41,7 +41,7 @@ from siutils.transitions import LayerSamples
 
 _CODE = (  # modules that determine scores
     *("_layer_scores", "_pairs", "_screen", "_sketch", "cross", "family", "indices", "layers"),
-    *("neighbors", "runs", "separation", "uncertainty"),
+    *("neighbors", "runs", "separation", "transitions", "uncertainty"),
 )
 
 

@@ -1,14 +1,9 @@
 """extract_features: equal to a plain forward pass with hooks, cached exactly, clear errors."""
 
-import importlib
-import sys
-import warnings
-
-import numpy as np
 import pytest
 import torch
 import torchvision.models as tvm
-from full_disk import largest_file
+from odd_network import HALF, LAYERS, by_hooks, close, network, pictures
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops.misc import Permute
@@ -17,104 +12,7 @@ from siutils.data import Transform
 from siutils.features import dry_run, extract_features
 from siutils.models import MODELS, create_model
 
-HALF = Transform((0.5,) * 3, (0.5,) * 3)
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Block(nn.Module):
-    """What goes wrong easily: in-place operations, a module used twice, an unused output."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(4, 4, 3, padding=1)
-        self.bn = nn.BatchNorm2d(4)
-        self.relu = nn.ReLU(inplace=True)
-        self.unused = nn.Linear(2, 2)
-        self.side = nn.Conv2d(4, 1, 1)
-        self.pair = Pair()
-        self.named = Named()
-        self.total = Total()
-
-    def forward(self, x):
-        out = self.bn(self.conv(self.relu(x)))
-        out += x
-        out = self.relu(out)
-        self.total(self.named(self.pair(self.side(out))[0])["x"])
-        return out
-
-
-class Pair(nn.Module):
-    def forward(self, x):
-        return x, {"weights": None}
-
-
-class Named(nn.Module):
-    def forward(self, x):
-        return {"x": x}
-
-
-class Total(nn.Module):
-    def forward(self, x):
-        return x.sum()
-
-
-def network(seed=0):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = nn.Sequential(
-            nn.Conv2d(3, 4, 3, padding=1),
-            nn.BatchNorm2d(4),
-            nn.ReLU(inplace=True),
-            Block(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Dropout(0.5),
-            nn.Linear(4, 3),
-        )
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.normal_(module.running_mean)
-                nn.init.uniform_(module.running_var, 0.5, 2)
-    model.transform = HALF
-    model.feature_layer = "4"
-    return model
-
-
-def pictures(n=23, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (n, 3, 6, 5), generator=generator, dtype=torch.uint8)
-
-
-def first(output):
-    return output[0] if isinstance(output, tuple) else output
-
-
-def by_hooks(model, inputs, layers):
-    """The oracle: all images at once, a hook per layer that copies; the last use wins."""
-    found, modules, modes = {}, dict(model.named_modules()), [m.training for m in model.modules()]
-    hooks = [
-        modules[name].register_forward_hook(
-            lambda _, __, output, name=name: found.update({name: first(output).detach().clone()})
-        )
-        for name in layers
-    ]
-    with torch.no_grad():
-        model.eval()(inputs)
-    for hook in hooks:
-        hook.remove()
-    for module, mode in zip(model.modules(), modes, strict=True):
-        module.training = mode
-    return {name: output.reshape(len(inputs), -1) for name, output in found.items()}
-
-
-def close(a, b):
-    return set(a) == set(b) and all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
-
-
-LAYERS = [str(i) for i in range(8)]
-LAYERS += ["3.relu", "3.conv", "3.bn", "3.side", "3.pair", ""]
 
 
 def test_every_layer_equals_a_forward_pass_with_hooks():
@@ -264,126 +162,6 @@ def test_memory_tells_where_the_channels_are_if_the_shape_does_not(shape):
 def test_a_wrong_pool_is_an_error(pool):
     with pytest.raises(ValueError, match="pool "):
         extract_features(network(), pictures(), device="cpu", pool=pool)
-
-
-# Cache
-
-
-def test_memory_mapped_features_equal_those_in_memory(tmp_path):
-    model = network()
-    expected = extract_features(model, pictures(), LAYERS, device="cpu")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        mapped = extract_features(model, pictures(), LAYERS, device="cpu", cache=tmp_path)
-    assert list(mapped) == LAYERS
-    assert all(torch.equal(mapped[name], expected[name]) for name in LAYERS)
-    mapped["4"].zero_()  # changes this tensor, not the file
-    again = extract_features(model, pictures(), ["4"], device="cpu", cache=tmp_path)
-    assert torch.equal(again["4"], expected["4"])
-    assert not list(tmp_path.rglob("*.tmp"))
-
-
-def test_cached_layers_are_not_computed_again(tmp_path):
-    model, passes = network(), []
-    model.register_forward_pre_hook(lambda *_: passes.append(1))
-    for layers, expected in ((["4"], 1), (["4"], 1), (["4", "2"], 2), (["2", "4"], 2)):
-        extract_features(model, pictures(), layers, device="cpu", cache=tmp_path)
-        assert len(passes) == expected
-
-
-def test_whatever_changes_the_features_is_computed_again(tmp_path):
-    def folders():
-        return len(list((tmp_path / "features").iterdir()))
-
-    model, images = network(), pictures()
-    extract_features(model, images, device="cpu", cache=tmp_path)
-    with torch.no_grad():
-        model[1].running_mean[0] += 1e-3
-    changed = extract_features(model, images, device="cpu", cache=tmp_path)
-    assert folders() == 2
-    assert close(changed, by_hooks(model, HALF(images), ["4"]))
-    images[0, 0, 0, 0] ^= 1
-    extract_features(model, images, device="cpu", cache=tmp_path)
-    assert folders() == 3
-    other = Transform((0.1,) * 3, (0.2,) * 3)
-    extract_features(model, images, device="cpu", cache=tmp_path, transform=other)
-    assert folders() == 4
-    model[0].stride = (2, 2)  # same weights, another network
-    extract_features(model, images, device="cpu", cache=tmp_path)
-    assert folders() == 5
-    with pytest.raises(ValueError, match=r"transform whose repr\(\) says what it does"):
-        extract_features(model, images, device="cpu", cache=tmp_path, transform=lambda x: x / 255)
-
-
-SCALED = """
-from torch import nn, ones
-class Scaled(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("scale", ones(()), persistent=False)
-    def forward(self, x):
-        return {factor} * self.scale * x.flatten(1)
-"""
-
-
-def test_the_code_of_a_class_and_buffers_that_are_not_stored_belong_to_the_key(
-    tmp_path, monkeypatch
-):
-    monkeypatch.syspath_prepend(tmp_path)
-    images, found = torch.ones(2, 3), []
-    for factor, scale in ((1, 1), (2, 1), (2, 3)):
-        (tmp_path / f"scaled{factor}.py").write_text(SCALED.format(factor=factor))
-        model = importlib.import_module(f"scaled{factor}").Scaled()
-        type(model).__module__ = "scaled"  # as if the file had been edited
-        model.scale.fill_(scale)
-        monkeypatch.setitem(sys.modules, "scaled", sys.modules[f"scaled{factor}"])
-        found += extract_features(model, images, [""], device="cpu", cache=tmp_path)[""][0, :1]
-    assert found == [1, 2, 6]
-
-
-def only_file(folder):
-    (path,) = (path for path in folder.rglob("*") if path.is_file())
-    return path
-
-
-@pytest.mark.parametrize("damage", ["truncated", "empty", "other shape", "pickle"])
-def test_a_damaged_cache_file_is_one_clear_error(tmp_path, damage):
-    extract_features(network(), pictures(), device="cpu", cache=tmp_path)
-    path = only_file(tmp_path)
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-8])
-    elif damage == "empty":
-        path.write_bytes(b"")
-    elif damage == "other shape":
-        np.save(path, np.zeros((3, 4), np.float32))
-    else:
-        np.save(path, np.array([{}]), allow_pickle=True)
-    with pytest.raises(RuntimeError, match=r"cannot read the features .*4\.npy.*Delete this file"):
-        extract_features(network(), pictures(), device="cpu", cache=tmp_path)
-
-
-def test_a_full_disk_is_one_clear_error_and_leaves_no_file(tmp_path):
-    model, images = network().train(), pictures(2000)
-    failure = pytest.raises(OSError, match=r"cannot write .*\.npy: .*Free some space")
-    with largest_file(100_000), failure as error:
-        extract_features(model, images, ["2", "3"], device="cpu", cache=tmp_path)
-    assert str(error.value).count("cannot write") == 1
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert model.training
-
-
-def test_a_model_that_fails_half_way_leaves_no_file(tmp_path):
-    model, calls = network(), []
-
-    def fail_at_third(*_):
-        calls.append(1)
-        if len(calls) == 3:
-            raise RuntimeError("half way")
-
-    model.register_forward_pre_hook(fail_at_third)
-    with pytest.raises(RuntimeError, match="half way"):
-        extract_features(model, pictures(), ["2"], batch_size=5, device="cpu", cache=tmp_path)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 class Branches(nn.Module):
