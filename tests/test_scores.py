@@ -1,13 +1,12 @@
-"""Separation scores, the division of the data and the smoothness index against their oracles."""
+"""Separation scores and the division of the data against their oracles."""
 
 import numpy as np
 import pytest
 import torch
 from labeled_data import DATA, RNG, duplicates, grid, random_data
-from reference import run_scores, smoothness_values, zscore
+from reference import run_scores, zscore
 
 from siutils import SeparationIndex, runs
-from siutils.smoothness import smoothness_index
 
 
 @pytest.mark.parametrize("name", DATA)
@@ -57,35 +56,3 @@ def test_score_signs_divide_the_data():
     assert s.divide().difficult.tolist() == (scores < 0).nonzero().flatten().tolist()
     assert s.divide(3).easy.tolist() == (scores >= 3).nonzero().flatten().tolist()
     assert len(s.divide(3).easy) / s.n == s.high_order_si(3)
-
-
-@pytest.mark.parametrize("name", DATA)
-@pytest.mark.parametrize("normalize", [False, True])
-def test_smoothness_index_equals_the_oracle(name, normalize):
-    x, y = DATA[name]
-    targets = y + RNG(3).normal(size=len(y)).round(1)
-    oracle = smoothness_values(zscore(x) if normalize else x, targets)
-    np.testing.assert_allclose(
-        smoothness_index(x, targets, normalize, per="sample"), oracle, atol=1e-12
-    )
-    assert smoothness_index(x, targets, normalize) == pytest.approx(oracle.mean())
-
-
-def test_smoothness_index_of_equal_targets_is_1():
-    x, _ = random_data(n=9)
-    assert smoothness_index(x, np.full(9, 2.5)) == 1.0
-    assert smoothness_index(x[:2], np.array([1.0, 7.0])) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("targets", "options", "message"),
-    [
-        (np.ones((9, 1)), {}, r"targets must have shape \(N,\)"),
-        (np.ones(8), {}, "features and targets must have the same length"),
-        (np.r_[np.ones(8), np.nan], {}, "targets must be finite; row 8"),
-        (np.ones(9), {"per": "class"}, "per must be dataset or sample"),
-    ],
-)
-def test_smoothness_index_of_wrong_input_is_one_clear_error(targets, options, message):
-    with pytest.raises(ValueError, match=message):
-        smoothness_index(random_data(n=9)[0], targets, **options)

@@ -16,9 +16,9 @@ import pytest
 import torch
 from full_disk import largest_file
 from training_runs import (
+    AVERAGED,
     CPU,
     HALF,
-    MODERN,
     QUICK,
     Stop,
     assert_same_history,
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 RESUMED = {
     "sgd": dataclasses.replace(QUICK, lr=0.01),
     "adamw": dataclasses.replace(QUICK, lr=0.01, optimizer="adamw"),
-    "modern": MODERN,
+    "averaged": AVERAGED,
 }
 
 
@@ -151,16 +151,16 @@ def test_where_writing_is_slow_only_some_epochs_are_stored(tmp_path, monkeypatch
 
     monkeypatch.setattr(training_files, "save_checkpoint", slowly)
     with pytest.raises(Stop):
-        fitted(MODERN, tmp_path, progress=stop_after(3))
+        fitted(AVERAGED, tmp_path, progress=stop_after(3))
     assert len(load_checkpoint(run_folder(tmp_path) / "last.pt", ("history",), CPU)["history"]) == 1
-    resumed, history = fitted(MODERN, tmp_path)
+    resumed, history = fitted(AVERAGED, tmp_path)
     assert len(load_checkpoint(run_folder(tmp_path) / "last.pt", ("history",), CPU)["history"]) == 4
-    straight, expected = fitted(MODERN)
+    straight, expected = fitted(AVERAGED)
     assert same_weights(straight, resumed)
     assert_same_history(history, expected)
 
 
-@pytest.mark.parametrize("name", ["QUICK", "MODERN"])
+@pytest.mark.parametrize("name", ["QUICK", "AVERAGED"])
 def test_a_run_killed_at_any_moment_finishes_with_the_same_weights(tmp_path, name):
     script = textwrap.dedent(f"""
         import dataclasses
