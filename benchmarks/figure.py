@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from siutils.plots import COLORS, LINES, MARKERS
+from siutils.figures import COLORS, LINES, MARKERS
 
 NAMES = {
     "siutils": "siutils",

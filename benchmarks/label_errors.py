@@ -43,12 +43,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from siutils import Neighbors, SeparationIndex, extract_features, kneighbors, load_dataset
+from siutils.core import cache_dir, train_val_split
 from siutils.data import transform_for
-from siutils.paths import cache_dir
-from siutils.recipes import get_recipe
-from siutils.samples import label_errors
-from siutils.sampling import train_val_split
-from siutils.training import fit
+from siutils.separation import label_errors
+from siutils.training import fit, get_recipe
 
 FRACTION = 0.02
 EPOCHS = 8

@@ -29,7 +29,7 @@ import torch
 
 from siutils import create_model, layer_curve, load_dataset
 from siutils.data import Transform, transform_for
-from siutils.provenance import git_state
+from siutils.report import git_state
 
 
 def rss_anon() -> int:

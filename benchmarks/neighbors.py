@@ -50,8 +50,8 @@ from figure import draw
 from torch import Tensor
 
 from siutils import SeparationIndex, kneighbors
-from siutils.checkpoints import replacing
-from siutils.provenance import environment_facts, git_state, package_version
+from siutils.core import replacing
+from siutils.report import environment_facts, git_state, package_version
 
 HERE = Path(__file__).resolve().parent
 KEY = ["workload", "n", "k", "device", "contestant", "queries"]

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from siutils import SeparationIndex
-from siutils.provenance import environment_facts, git_state
-from siutils.transferability import score_table
+from siutils.ranking import score_table
+from siutils.report import environment_facts, git_state
 
 OUT = Path(__file__).with_suffix(".csv")
 LATENT = 64

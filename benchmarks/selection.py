@@ -14,8 +14,13 @@ import pandas as pd
 import torch
 
 from siutils import SeparationIndex
-from siutils.selection import best_subset, forward_selection, single_feature_si
-from siutils.triplets import global_triplet_index, local_triplets
+from siutils.separation import (
+    best_subset,
+    forward_selection,
+    global_triplet_index,
+    local_triplets,
+    single_feature_si,
+)
 
 
 def samples(n: int, d: int, integers: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

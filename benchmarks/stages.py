@@ -22,7 +22,10 @@ import torch
 import workloads
 from neighbors import Others, facts
 
-from siutils import _screen, _sketch, kneighbors, neighbors
+from siutils import kneighbors
+from siutils.neighbors import screen as _screen
+from siutils.neighbors import search as neighbors
+from siutils.neighbors import sketch as _sketch
 
 STAGES = {
     (_sketch, "choose"): "choosing axes",

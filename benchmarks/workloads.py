@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from siutils import create_model, extract_features, load_dataset
-from siutils.augmentation import augment
+from siutils.core import cache_dir
 from siutils.data import ImageSet, transform_for
-from siutils.paths import cache_dir
-from siutils.recipes import get_recipe
-from siutils.training import fit
+from siutils.training import augment, fit, get_recipe
 
 # network: recipe, epochs
 TRAINING = {"resnet18": ("one_cycle", 3), "efficientnet_b0": ("one_cycle_adamw", 6)}

@@ -11,11 +11,12 @@ import siutils
 
 
 def write(folder: Path) -> None:
-    """One page per public module; a page holds all that it shows, so it opens offline."""
+    """One page per package; a page holds all that it shows, so it opens offline."""
     for name in siutils.__all__:  # loaded on demand: pdoc would not find them in the module
         setattr(siutils, name, getattr(siutils, name))
-    files = sorted(Path(siutils.__file__).parent.glob("[!_]*.py"))
-    modules = [file.stem for file in files]
+    siutils.separation.SeparationIndexMetric = siutils.SeparationIndexMetric
+    inits = sorted(Path(siutils.__file__).parent.glob("*/__init__.py"))
+    modules = [init.parent.name for init in inits]
     siutils.__all__ = list(dict.fromkeys([*siutils.__all__, *modules]))  # these make the menu
     pdoc.render.configure(docformat="google", footer_text=f"siutils {siutils.__version__}")
     # of the fields of named tuples, whose constructors Python writes itself

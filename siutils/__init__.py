@@ -8,11 +8,10 @@ if TYPE_CHECKING:
     from siutils.data import load_dataset
     from siutils.features import extract_features
     from siutils.layers import layer_curve
-    from siutils.metric import SeparationIndexMetric
-    from siutils.models import create_model
     from siutils.neighbors import Neighbors, kneighbors
+    from siutils.networks import create_model
     from siutils.report import run_report
-    from siutils.separation import SeparationIndex
+    from siutils.separation import SeparationIndex, SeparationIndexMetric
 
 __version__ = "0.1.0"
 
@@ -33,8 +32,8 @@ __all__ = [
 _HOMES = {
     "Neighbors": "neighbors",
     "SeparationIndex": "separation",
-    "SeparationIndexMetric": "metric",
-    "create_model": "models",
+    "SeparationIndexMetric": "separation",
+    "create_model": "networks",
     "extract_features": "features",
     "kneighbors": "neighbors",
     "layer_curve": "layers",

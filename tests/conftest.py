@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from siutils.paths import data_dir
+from siutils.core.files import data_dir
 
 
 def pytest_configure(config):

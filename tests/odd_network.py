@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from siutils.data import Transform
+from siutils.data.images import Transform
 
 HALF = Transform((0.5,) * 3, (0.5,) * 3)
 LAYERS = [str(i) for i in range(8)]

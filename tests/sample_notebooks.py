@@ -34,7 +34,7 @@ SETUP = """\
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from siutils.results import Results
+from siutils.report.results import Results
 out = Results("01_blobs", output_dir, profile)
 rng = np.random.default_rng(0)"""
 FIGURE = """\

@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
-from siutils.architectures import ARCHITECTURES, adapted, start_as_identity
-from siutils.data import ImageSet, Transform
-from siutils.features import extract_features
-from siutils.models import MODELS, create_model
-from siutils.training import fit
-from siutils.transfer import inherit
+from siutils.data.images import ImageSet, Transform
+from siutils.features.extraction import extract_features
+from siutils.networks.architectures import ARCHITECTURES, adapted, start_as_identity
+from siutils.networks.models import MODELS, create_model
+from siutils.study.transfer import inherit
+from siutils.training.loop import fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,8 +7,8 @@ import torch
 import torchvision.transforms.v2.functional as TF
 from torch import nn
 
-from siutils.augmentation import augment
-from siutils.recipes import get_recipe
+from siutils.training.augmentation import augment
+from siutils.training.recipes import get_recipe
 
 
 def test_rotation_equals_torchvisions():

@@ -9,7 +9,7 @@ import pytest
 from sample_notebooks import code, write_notebook, write_profile
 
 from siutils import SeparationIndex, __version__
-from siutils.cli import main
+from siutils.commands.command_line import main
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_an_unexpected_error_of_score_is_one_line_and_code_1(samples, capsys, mo
 
 
 def test_help_imports_nothing_slow():
-    code = "import sys; from siutils.cli import main\ntry: main(['score', '--help'])\nexcept "
+    code = "import sys; from siutils.commands import main\ntry: main(['score', '--help'])\nexcept "
     code += "SystemExit: print(sorted({'torch', 'numpy', 'pandas'} & sys.modules.keys()))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "[]"

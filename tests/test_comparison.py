@@ -10,8 +10,9 @@ from labeled_data import random_data
 from scipy import stats
 from test_uncertainty import values
 
-from siutils import SeparationIndex, uncertainty
-from siutils.comparison import (
+from siutils import SeparationIndex
+from siutils.separation import uncertainty
+from siutils.separation.comparison import (
     compare_all,
     compare_groups,
     compare_values,
@@ -19,7 +20,7 @@ from siutils.comparison import (
     sign_test,
     significant_groups,
 )
-from siutils.uncertainty import Lists
+from siutils.separation.uncertainty import Lists
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 0), (3, 9), (40, 20), (7, 7), (1, 2)])

@@ -7,7 +7,7 @@ from labeled_data import random_data
 from reference import index_values
 
 from siutils import SeparationIndex
-from siutils.ranking import require_equal_n
+from siutils.ranking.correlation import require_equal_n
 
 
 def test_curve_ends_at_the_value_of_all_samples_without_spread():

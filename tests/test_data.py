@@ -15,14 +15,10 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from siutils import paths
-from siutils.data import (
-    ImageSet,
-    Transform,
-    load_dataset,
-    transform_for,
-)
-from siutils.devices import resolve_device
+from siutils.core import files as paths
+from siutils.core.devices import resolve_device
+from siutils.data.datasets import load_dataset, transform_for
+from siutils.data.images import ImageSet, Transform
 
 
 def toy(labels=(0, 2, 1, 2), classes=("ant", "bee", "cat")) -> ImageSet:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from siutils.devices import resolve_device
+from siutils.core.devices import resolve_device
 
 
 def test_resolve_device():

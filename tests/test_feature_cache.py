@@ -10,8 +10,8 @@ import torch
 from full_disk import largest_file
 from odd_network import HALF, LAYERS, by_hooks, close, network, pictures
 
-from siutils.data import Transform
-from siutils.features import extract_features
+from siutils.data.images import Transform
+from siutils.features.extraction import extract_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,9 +8,9 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops.misc import Permute
 
-from siutils.data import Transform
-from siutils.features import dry_run, extract_features
-from siutils.models import MODELS, create_model
+from siutils.data.images import Transform
+from siutils.features.extraction import dry_run, extract_features
+from siutils.networks.models import MODELS, create_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -191,7 +191,7 @@ def test_a_dry_run_counts_tensors_in_lists_and_dictionaries():
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        (["3.con"], r"no layer '3\.con'; the nearest are 3\.conv"),
+        (["3.con"], r"no layer '3\.con'; did you mean '3\.conv"),
         (["nonsense"], r"no layer 'nonsense'$"),
         (["3.unused"], r"'3\.unused' is not used"),
         (["3.named"], r"'3\.named' must return a tensor .* got dict"),

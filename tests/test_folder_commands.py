@@ -15,13 +15,13 @@ from browser import CHROMIUM, requests_of_page
 from digit_folders import write_digits
 
 from siutils import SeparationIndex, extract_features, layer_curve, ranking
-from siutils.cli import main
-from siutils.comparison import holm
-from siutils.features import extract_from_files
-from siutils.folders import ImageFiles, find_halves, find_images
-from siutils.layers import layer_scores
-from siutils.transitions import class_arrival, settled_at, shortest_prefix
-from siutils.zoo import load_model
+from siutils.commands.command_line import main
+from siutils.data.folders import ImageFiles, find_halves, find_images
+from siutils.features.extraction import extract_from_files
+from siutils.layers.curve import layer_scores
+from siutils.layers.transitions import class_arrival, settled_at, shortest_prefix
+from siutils.networks.published import load_model
+from siutils.separation.comparison import holm
 
 SIUTILS = Path(sys.executable).parent / "siutils"
 PUBLISHED = Path(tvm.ShuffleNet_V2_X0_5_Weights.DEFAULT.url).name
@@ -281,7 +281,7 @@ LAYERS = ["--model", "squeezenet1_1", "--weights", "random"]
         ("layers", ["--data", "empty class", *LAYERS], "nothing is an empty class"),
         ("rank", ["--data", "few", *RANK], "class 'one' has too few images, 3; at least 5"),
         ("layers", ["--data", "few", *LAYERS], "'one' has too few images in each half, 1; at"),
-        ("rank", ["--data", "digits", "--models", "resnet81"], "'resnet81'; the nearest are resn"),
+        ("rank", ["--data", "digits", "--models", "resnet81"], "'resnet81'; did you mean 'resn"),
         ("rank", ["--data", "digits", "--models", "vgg11=x.pt"], "weights: no file 'x.pt' for vgg"),
         ("rank", ["--data", "digits", *RANK, "--weights", "vgg11=x"], "'vgg11' is not among the"),
         ("rank", ["--data", "digits", *RANK, "--per-class", "2"], "per-class must be at least 5"),
@@ -324,7 +324,7 @@ def test_rank_refuses_a_file_that_does_not_fit(place):
 def test_layers_suggests_the_nearest_layers(place):
     given = ["--model", "shufflenet_v2_x0_5", "--layers", "stage2,stage5", "--out", "failed"]
     line = error_of(siutils(place, "layers", "--data", "digits", *given), "layers")
-    assert "the model has no layer 'stage5'; the nearest are stage" in line
+    assert "the model has no layer 'stage5'; did you mean 'stage" in line
     assert line.count("stage5") == 1
     assert "(details: layers" in line
 

@@ -10,10 +10,11 @@ from digit_folders import write_digits
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from siutils import data
-from siutils.data import Transform, load_dataset, transform_for
-from siutils.folders import find_halves, find_images
-from siutils.sampling import balanced_subset, capped_subset
+from siutils.core.sampling import balanced_subset, capped_subset
+from siutils.data import datasets as data
+from siutils.data.datasets import load_dataset, transform_for
+from siutils.data.folders import find_halves, find_images
+from siutils.data.images import Transform
 
 
 def write_images(folder: Path, count: int, size=(40, 32), mode="RGB") -> None:

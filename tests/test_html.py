@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from siutils.html import Entry, Frame, check_page, index_page, mathml, notebook_page
+from siutils.report.pages import Entry, Frame, check_page, index_page, mathml, notebook_page
 
 ENTRY = Entry("01_a", "A title", question="Why?", dataset="digits")
 FRAME = Frame("long", "0.1.0", "0123456789", "2026-01-01 12:00 UTC", [ENTRY, Entry("02_b", "B")])

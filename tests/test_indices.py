@@ -7,7 +7,8 @@ import pytest
 import torch
 from allocations import Largest
 
-from siutils import SeparationIndex, indices
+from siutils import SeparationIndex
+from siutils.separation import indices
 
 
 def all_labelings(counts):

@@ -5,8 +5,8 @@ import torch
 import torchvision.models as tvm
 from torch import nn
 
-from siutils.layer_names import layer_names
-from siutils.models import create_model
+from siutils.features.layer_names import layer_names
+from siutils.networks.models import create_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from siutils.layer_plan import DISK_RATE, SHARE, plan_steps, room_needed
+from siutils.layers.plan import DISK_RATE, SHARE, plan_steps, room_needed
 
 
 def jobs(seed, n=40):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from siutils import layer_plots
-from siutils.transitions import STATES, LayerSamples, flows, paired_tests
+from siutils.figures import layers as layer_plots
+from siutils.layers.transitions import STATES, LayerSamples, flows, paired_tests
 
 
 def curves(values, n_layers=4):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from siutils.loading import InputError, label_codes, read_features, read_labels
+from siutils.core.array_files import InputError, label_codes, read_features, read_labels
 
 X = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 Y = np.array([2, 0, 2, 5, 5, 0])

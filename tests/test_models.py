@@ -14,8 +14,9 @@ from efficientnet_pytorch.utils import MemoryEfficientSwish
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from siutils.data import IMAGENET_MEAN, IMAGENET_STD, Transform
-from siutils.models import create_model, stage_table
+from siutils.data.datasets import IMAGENET_MEAN, IMAGENET_STD
+from siutils.data.images import Transform
+from siutils.networks.models import create_model, stage_table
 
 PARAMETERS = {
     "vgg16": 34_015_396,

@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from reference import brute_neighbors, index_values
 
-from siutils import _pairs, _sketch, kneighbors
-from siutils._sketch import Frame
-from siutils.neighbors import METHODS, block_neighbors, merge
+from siutils import kneighbors
+from siutils.neighbors import pairs as _pairs
+from siutils.neighbors import sketch as _sketch
+from siutils.neighbors.pairs import block_neighbors, merge
+from siutils.neighbors.search import METHODS
+from siutils.neighbors.sketch import Frame
 
 RNG = np.random.default_rng(0)
 GAUSS = RNG.normal(size=(240, 9))
@@ -368,13 +371,17 @@ X = GAUSS[:10]
         (lambda: kneighbors(X, 0), ValueError, "k must be at least 1"),
         (lambda: kneighbors(X, 1.0), TypeError, "k must be an integer"),
         (lambda: kneighbors(X, True), TypeError, "k must be an integer"),
-        (lambda: kneighbors(X[0], 1), ValueError, "features must be a non-empty matrix"),
-        (lambda: kneighbors(X[:, :0], 1), ValueError, "features must be a non-empty matrix"),
+        (lambda: kneighbors(X[0], 1), ValueError, "features must have shape"),
+        (lambda: kneighbors(X[:, :0], 1), ValueError, "features must have shape"),
         (lambda: kneighbors(X, 1, X[:, :3]), ValueError, "queries have 3 dimensions"),
-        (lambda: kneighbors(np.where(X[4, 0] == X, np.nan, X), 1), ValueError, "NaN.*row 4"),
-        (lambda: kneighbors(X, 1, np.where(X[2, 0] == X, np.inf, X)), ValueError, "queries hold"),
-        (lambda: kneighbors(X.astype(complex), 1), TypeError, "features must hold real numbers"),
-        (lambda: kneighbors(X.astype(str), 1), TypeError, "features must hold real numbers"),
+        (lambda: kneighbors(np.where(X[4, 0] == X, np.nan, X), 1), ValueError, "row 4 has NaN"),
+        (
+            lambda: kneighbors(X, 1, np.where(X[2, 0] == X, np.inf, X)),
+            ValueError,
+            "queries must be finite",
+        ),
+        (lambda: kneighbors(X.astype(complex), 1), TypeError, "features must be real numbers"),
+        (lambda: kneighbors(X.astype(str), 1), TypeError, "features must be real numbers"),
         (lambda: kneighbors(X, 1, method="tree"), ValueError, "method must be one of"),
         (lambda: kneighbors(X, 1, chunk_size=0), ValueError, "chunk_size must be at least 1"),
     ],

@@ -16,10 +16,14 @@ from reference import brute_neighbors
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
-from siutils import _pairs, _screen, _sketch, kneighbors, neighbors
-from siutils.neighbors import METHODS, _extent
-from siutils.runs import neighbors_among
-from siutils.separation import feature_matrix
+from siutils import kneighbors
+from siutils.core.inputs import as_matrix, check_finite
+from siutils.neighbors import pairs as _pairs
+from siutils.neighbors import screen as _screen
+from siutils.neighbors import search as neighbors
+from siutils.neighbors import sketch as _sketch
+from siutils.neighbors.search import METHODS, _extent
+from siutils.separation.runs import neighbors_among
 
 X = np.random.default_rng(0).normal(size=(240, 9))
 
@@ -72,7 +76,7 @@ def test_memory_map_larger_than_the_memory_of_the_process(tmp_path, method, shap
 MOMENTS = """
 import resource, sys, warnings
 import numpy as np, torch
-from siutils.separation import moments
+from siutils.separation.separation_index import moments
 warnings.simplefilter("ignore")  # a read-only array
 torch.zeros(2**22 - 2**10, dtype=torch.float64)  # freed: from now on such blocks are of the heap
 x = torch.from_numpy(np.load(sys.argv[1], mmap_mode="r"))
@@ -289,7 +293,7 @@ def test_too_little_memory_to_choose_a_projection_leaves_all_dimensions(monkeypa
 def test_checking_features_takes_memory_that_their_number_does_not_change():
     x = torch.ones(1, 1).expand(300, 2**19)  # 600 MB, were they there
     with Largest() as largest:
-        feature_matrix(x, "features")
+        check_finite(as_matrix(x, "features"), "features")
         low, high = _extent(x, "features")
     assert largest.bytes <= 4 * 2**22
     assert bool((low == 1).all() & (high == 1).all())
@@ -304,5 +308,5 @@ def test_neighbors_among_chosen_samples_are_the_same_in_blocks(monkeypatch, ties
     expected = torch.from_numpy(brute_neighbors(x[rows].numpy(), 4)[1])
     assert torch.equal(neighbors_among(x, rows, 4), expected)
     for entries in (1, 300):
-        monkeypatch.setattr("siutils.runs.BLOCK", entries)
+        monkeypatch.setattr("siutils.separation.runs.BLOCK", entries)
         assert torch.equal(neighbors_among(x, rows, 4), expected)

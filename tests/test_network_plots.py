@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 from labeled_data import random_data
 
-from siutils import SeparationIndex, network_plots
-from siutils.samples import score_transitions
+from siutils import SeparationIndex
+from siutils.figures import networks as network_plots
+from siutils.separation.samples import score_transitions
 
 X, Y = random_data(0, 60, classes=3)
 SCORED = {"vgg16": SeparationIndex(X, Y), "resnet18": SeparationIndex(X[:, :2], Y)}

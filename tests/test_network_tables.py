@@ -6,15 +6,9 @@ import pytest
 from labeled_data import random_data
 
 from siutils import SeparationIndex
-from siutils.data import load_study
-from siutils.network_tables import (
-    beside_study,
-    study_n,
-    training_labels,
-    training_note,
-    wide_indices,
-)
-from siutils.plots import NAMES
+from siutils.separation.indices import INDEX_NAMES
+from siutils.study.printed import load_study
+from siutils.study.tables import beside_study, study_n, training_labels, training_note, wide_indices
 
 ARMS = ("trained", "pretrained", "untrained")
 STUDY = load_study()
@@ -63,7 +57,7 @@ def test_every_value_of_the_study_stands_below_ours(tidy):
     table = beside_study(wide, STUDY, trainings(), "imagenet")
     here, theirs = table[table["source"].isin(ARMS)], table[table["source"] == "study"]
     assert len(table) == 1 + 18 + 12  # chance; ours; no untrained rows in the study
-    for name in NAMES:
+    for name in INDEX_NAMES:
         np.testing.assert_array_equal(here[name], wide[name])
     for position, row in theirs.iterrows():
         above = table.loc[position - 1]
@@ -73,7 +67,7 @@ def test_every_value_of_the_study_stands_below_ours(tidy):
             assert row[key] == above[key]
             some = some[some[key] == row[key]]
         printed = some.set_index("index")["value"]
-        assert [row[name] for name in NAMES] == [printed[name] for name in NAMES]
+        assert [row[name] for name in INDEX_NAMES] == [printed[name] for name in INDEX_NAMES]
         assert row["n"] == study_n(row["network"], row["arm"], row["split"])
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from siutils.optimization import averaged_model, make_optimizer
-from siutils.recipes import get_recipe
+from siutils.training.optimization import averaged_model, make_optimizer
+from siutils.training.recipes import get_recipe
 
 
 def network():

@@ -1,6 +1,6 @@
 """Where data sets and caches lie."""
 
-from siutils import paths
+from siutils.core import files as paths
 
 
 def test_folders_follow_the_environment(monkeypatch, tmp_path):
@@ -16,7 +16,7 @@ def test_folders_follow_the_environment(monkeypatch, tmp_path):
 def test_home_is_the_checkout_or_a_cache_folder(monkeypatch, tmp_path):
     package = tmp_path / "siutils"
     package.mkdir()
-    monkeypatch.setattr(paths, "__file__", str(package / "paths.py"))
+    monkeypatch.setattr(paths, "__file__", str(package / "core" / "files.py"))
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     assert paths.home_dir() == tmp_path / "user" / ".cache" / "siutils"
     (tmp_path / "pyproject.toml").touch()

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from siutils import SeparationIndex, plots
+from siutils import SeparationIndex
+from siutils.figures import plots
 
 X = np.random.default_rng(0).normal(size=(60, 3))
 Y = np.arange(60) % 3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, pearsonr, spearmanr, weightedtau
 
-from siutils.ranking import rank_correlation
+from siutils.ranking.correlation import rank_correlation
 
 
 def test_perfect_reversed_and_swapped_orders():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from siutils.recipes import RECIPES, get_recipe, learning_rate
+from siutils.training.recipes import RECIPES, get_recipe, learning_rate
 
 
 def test_the_studys_recipe_is_the_one_in_the_reference():

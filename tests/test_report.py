@@ -14,8 +14,8 @@ import pytest
 from browser import CHROMIUM, requests_of_page
 from sample_notebooks import code, write_notebook, write_profile, write_samples
 
-from siutils import execution
-from siutils.execution import (
+from siutils.report import execution
+from siutils.report.execution import (
     CellError,
     IncompleteError,
     KernelDiedError,
@@ -23,11 +23,11 @@ from siutils.execution import (
     NotebookTimeoutError,
     OutputError,
 )
-from siutils.html import check_page
-from siutils.parameters import ParameterError
-from siutils.progress import Progress
-from siutils.provenance import git_state
-from siutils.report import PageError, run_report
+from siutils.report.pages import check_page
+from siutils.report.parameters import ParameterError
+from siutils.report.progress import Progress
+from siutils.report.provenance import git_state
+from siutils.report.run import PageError, run_report
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from siutils.results import (
-    Results,
-    data_uri,
-    default_output,
-    figure_html,
-    table_html,
-    write_file,
-)
+from siutils.core.files import write_file
+from siutils.report.results import Results, data_uri, default_output, figure_html, table_html
 
 
 @pytest.fixture
@@ -151,7 +145,7 @@ def test_wrong_input_is_refused(out, tmp_path):
         Results("a", profile="a/b")
     plt.close(fig)
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(OSError, match="Not a directory"):
         Results("a", output_dir=tmp_path / "file" / "run")
 
 
@@ -168,7 +162,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
 
 
 def test_default_folder_is_in_the_checkout_or_the_working_directory(tmp_path, monkeypatch):
-    from siutils import results
+    from siutils.report import results
 
     assert default_output("quick") == results.home_dir() / "reports" / "quick"
     monkeypatch.setattr(results, "home_dir", lambda: tmp_path / "cache")  # as if installed

@@ -9,9 +9,9 @@ from reference import brute_neighbors
 from sklearn.datasets import load_digits
 from test_separation import DATA
 
-import siutils.samples as samples
+import siutils.separation.samples as samples
 from siutils import Neighbors, SeparationIndex, kneighbors
-from siutils.samples import (
+from siutils.separation.samples import (
     hardest_samples,
     label_errors,
     neighbor_confusion,

@@ -6,7 +6,8 @@ import torch
 from labeled_data import DATA, RNG, duplicates, grid, random_data
 from reference import run_scores, zscore
 
-from siutils import SeparationIndex, runs
+from siutils import SeparationIndex
+from siutils.separation import runs
 
 
 @pytest.mark.parametrize("name", DATA)
@@ -31,7 +32,7 @@ def test_only_unfinished_runs_are_searched_deeper(monkeypatch):
     asked = []
     search = runs.nearest_others
     monkeypatch.setattr(
-        "siutils.separation.nearest_others",
+        "siutils.separation.separation_index.nearest_others",
         lambda x, rows, k: asked.append((len(rows), k)) or search(x, rows, k),
     )
     x, y = random_data(3, 400)

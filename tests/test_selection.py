@@ -7,9 +7,9 @@ import torch
 from reference import index_values
 from test_separation import DATA, grid
 
-import siutils.selection as selection
+import siutils.separation.selection as selection
 from siutils import SeparationIndex
-from siutils.selection import best_subset, forward_selection, single_feature_si
+from siutils.separation.selection import best_subset, forward_selection, single_feature_si
 
 RNG = np.random.default_rng
 
@@ -135,8 +135,8 @@ X, Y = informative(10, 3)
     ("call", "error", "message"),
     [
         (lambda: single_feature_si(X, Y[:-1]), ValueError, "same length; got 10 and 9"),
-        (lambda: single_feature_si(X[0], Y), ValueError, r"features must be \(N, D\)"),
-        (lambda: single_feature_si(X[:1], Y[:1]), ValueError, "N ≥ 2"),
+        (lambda: single_feature_si(X[0], Y), ValueError, r"features must have shape \(N, D\)"),
+        (lambda: single_feature_si(X[:1], Y[:1]), ValueError, "features has 1 sample"),
         (lambda: single_feature_si(X.astype(complex), Y), TypeError, "features must be real"),
         (lambda: single_feature_si(X / 0.0, Y), ValueError, "features must be finite"),
         (lambda: single_feature_si(X, Y * 1.0), TypeError, "labels must be integers"),

@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 from labeled_data import DATA, RNG, grid, random_data
 from reference import center_values, class_values, index_values, zscore
 
-from siutils import (
-    SeparationIndex,
-    SeparationIndexMetric,
-    kneighbors,
-    samples,
-    selection,
-    triplets,
-)
+from siutils import SeparationIndex, SeparationIndexMetric, kneighbors
+from siutils.separation import samples, selection, triplets
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -73,7 +67,7 @@ def test_identities_and_invariances(seed, n, d, classes):
 
 
 def test_neighbors_are_searched_once_and_as_deep_as_needed(monkeypatch):
-    import siutils.separation as module
+    import siutils.separation.separation_index as module
 
     depths = []
     search = module.kneighbors
@@ -141,7 +135,7 @@ X, Y = random_data(n=10)
         (X[:, :0], Y, ValueError, "features must have shape"),
         (X[:1], Y[:1], ValueError, "features has 1 sample"),
         (X.astype(complex), Y, TypeError, "features must be real"),
-        ([["a"]], Y, TypeError, "features must be an array of real numbers"),
+        ([["a"]], Y, TypeError, "features must be real numbers"),
         (X, Y.astype(float), TypeError, "labels must be integers; got torch.float64"),
         (X, Y > 1, TypeError, "labels must be integers; got torch.bool"),
         (X, np.array(["cat"] * 10), TypeError, "labels must be an array of integers"),
@@ -232,7 +226,8 @@ def test_samples_and_features_are_those_of_the_scaled_data():
 
 @pytest.mark.cifar100
 def test_the_published_numbers_on_a_balanced_subset_of_cifar100():
-    from siutils.data import balanced_subset, load_dataset
+    from siutils.core.sampling import balanced_subset
+    from siutils.data.datasets import load_dataset
 
     data = load_dataset("cifar100")
     for per_class, published in ((25, 0.069), (5, None)):

@@ -21,17 +21,14 @@ from training_runs import (
     stripes,
 )
 
-from siutils import training
-from siutils.augmentation import augment
-from siutils.data import load_dataset, train_val_split, transform_for
-from siutils.models import create_model
-from siutils.recipes import learning_rate
-from siutils.training import (
-    evaluate,
-    fit,
-    get_recipe,
-    inference,
-)
+from siutils.core.sampling import train_val_split
+from siutils.data.datasets import load_dataset, transform_for
+from siutils.networks.models import create_model
+from siutils.networks.modules import inference
+from siutils.training import loop as training
+from siutils.training.augmentation import augment
+from siutils.training.loop import evaluate, fit
+from siutils.training.recipes import get_recipe, learning_rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

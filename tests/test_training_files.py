@@ -30,13 +30,12 @@ from training_runs import (
     stripes,
 )
 
-from siutils import training_files
-from siutils.checkpoints import fingerprint, load_checkpoint, replacing, save_checkpoint
-from siutils.data import Transform
-from siutils.training import (
-    evaluate,
-    fit,
-)
+from siutils.core.checkpoints import load_checkpoint, save_checkpoint
+from siutils.core.files import replacing
+from siutils.core.keys import fingerprint
+from siutils.data.images import Transform
+from siutils.training import files as training_files
+from siutils.training.loop import evaluate, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,11 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from siutils.data import ImageSet, Transform
-from siutils.models import create_model
-from siutils.ranking import leep, nearest_center
-from siutils.training import Recipe
-from siutils.transfer import (
+from siutils.data.images import ImageSet, Transform
+from siutils.networks.models import create_model
+from siutils.ranking.transferability import leep, nearest_center
+from siutils.study.transfer import (
     BASELINES,
     FAMILY,
     above_chance,
@@ -27,6 +26,7 @@ from siutils.transfer import (
     transfer_experiment,
     transfer_scores,
 )
+from siutils.training.recipes import Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

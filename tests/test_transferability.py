@@ -15,7 +15,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.model_selection import StratifiedKFold
 
 from siutils import ranking
-from siutils.transferability import SCORES
+from siutils.ranking.score_table import SCORES
 
 
 def wide(n, d, classes=3, seed=6):

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from siutils import SeparationIndex
-from siutils.comparison import sign_test
-from siutils.dips import findings, sentence
-from siutils.transitions import (
+from siutils.layers.explanations import findings, sentence
+from siutils.layers.transitions import (
     STATES,
     LayerSamples,
     class_arrival,
@@ -18,6 +17,7 @@ from siutils.transitions import (
     settled_at,
     shortest_prefix,
 )
+from siutils.separation.comparison import sign_test
 
 
 def random_separation(n_layers, n, seed):

@@ -7,7 +7,7 @@ from reference import brute_neighbors
 from test_separation import DATA
 
 from siutils import SeparationIndex, kneighbors
-from siutils.triplets import global_triplet_index, local_triplet_index, local_triplets
+from siutils.separation.triplets import global_triplet_index, local_triplet_index, local_triplets
 
 RNG = np.random.default_rng
 
@@ -97,7 +97,7 @@ def test_global_triplet_index_comes_from_its_generator_alone():
         (lambda: global_triplet_index([[0.0], [1.0]], [0, 1]), "labels allow no triplet: 2 class"),
         (lambda: global_triplet_index([[0.0], [1.0]], [0, 0]), "labels allow no triplet: 1 class"),
         (lambda: global_triplet_index([[0.0], [1.0]], [0, 0], 0), "n_triplets must be an integer"),
-        (lambda: global_triplet_index([0.0, 1.0], [0, 0]), r"features must be \(N, D\)"),
+        (lambda: global_triplet_index([0.0, 1.0], [0, 0]), r"features must have shape \(N, D\)"),
     ],
 )
 def test_wrong_input_is_one_clear_error(call, message):

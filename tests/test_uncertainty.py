@@ -8,8 +8,9 @@ import torch
 from labeled_data import DATA, random_data
 from reference import index_values
 
-from siutils import SeparationIndex, indices, uncertainty
-from siutils.uncertainty import Lists
+from siutils import SeparationIndex
+from siutils.separation import indices, uncertainty
+from siutils.separation.uncertainty import Lists
 
 POPULATIONS = {  # class means, shared standard deviation 1
     "two overlapping Gaussians": torch.tensor([[0.0, 0.0], [1.0, 0.0]]),
@@ -123,7 +124,7 @@ def test_few_misses_count_in_clusters():
 
 
 def test_many_samples_are_judged_by_a_random_choice(monkeypatch):
-    monkeypatch.setattr("siutils.separation.MAX_SAMPLES", 300)
+    monkeypatch.setattr("siutils.separation.separation_index.MAX_SAMPLES", 300)
     x, y = random_data(5, 900)
     s = SeparationIndex(x, y)
     small = s.interval("si", seed=1)
@@ -131,7 +132,7 @@ def test_many_samples_are_judged_by_a_random_choice(monkeypatch):
     rows = torch.randperm(900, generator=torch.Generator().manual_seed(1))[:300].sort().values
     part = SeparationIndex(x[rows], y[rows])
     assert torch.equal(s._lists(1, 1).hits, part._hits(uncertainty.list_depth(1)))
-    monkeypatch.setattr("siutils.separation.MAX_SAMPLES", 10_000)
+    monkeypatch.setattr("siutils.separation.separation_index.MAX_SAMPLES", 10_000)
     whole = SeparationIndex(x, y).interval("si", seed=1)
     assert small.design_effect == pytest.approx(whole.design_effect, rel=0.35)
     assert small.n == whole.n == 900

@@ -11,7 +11,7 @@ import torchvision.models as tvm
 from torch import nn
 
 from siutils import extract_features
-from siutils.zoo import (
+from siutils.networks.published import (
     RANDOM,
     check_model,
     load_model,
@@ -160,8 +160,8 @@ def test_files_that_do_not_fit_or_are_no_weights(tmp_path, checkpoints):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("resnet81",), ValueError, "unknown network 'resnet81'; the nearest are resnet18, "),
-        (("resnet18.a1_in1k",), ValueError, "unknown network 'resnet18.a1_in1k'; the nearest"),
+        (("resnet81",), ValueError, "unknown network 'resnet81'; did you mean 'resnet18'"),
+        (("resnet18.a1_in1k",), ValueError, "unknown network 'resnet18.a1_in1k'; did you mean"),
         (("resnet50", "best.pt"), FileNotFoundError, "weights: no file 'best.pt' for resnet50; .*"),
         (("resnet50", "best.pt"), FileNotFoundError, "IMAGENET1K_V1, IMAGENET1K_V2, random"),
     ],

@@ -4,12 +4,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from siutils.data import ImageSet, Transform
-from siutils.training import (
-    Recipe,
-    fit,
-    get_recipe,
-)
+from siutils.data.images import ImageSet, Transform
+from siutils.training.loop import fit
+from siutils.training.recipes import Recipe, get_recipe
 
 CPU = torch.device("cpu")
 HALF = Transform((0.5,) * 3, (0.5,) * 3)

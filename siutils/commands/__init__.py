@@ -1,0 +1,7 @@
+"""The command ``siutils``."""
+
+from siutils.commands.command_line import main
+
+__all__ = [
+    "main",
+]  # fmt: skip

@@ -1,0 +1,197 @@
+"""The command ``siutils``; each subcommand is one ``_add_…`` with its function."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from siutils import __version__
+from siutils.commands.folders import REPORT_CODES, add_layers, add_rank, failed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SCORE_NOTES = """\
+files, by suffix:
+  .npz .pt      arrays named features and labels, or one array, the features
+  .npy          one array, memory-mapped
+  .csv .parquet one row per sample: the column label, every other column a feature
+                (.csv with a header; .parquet needs the package pyarrow)
+Labels are integers or class names. Nothing in a file is ever run.
+
+exit codes:
+  0  the table is printed
+  1  unexpected error
+  2  wrong usage, or a file that does not hold what it should
+130  interrupted
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="siutils",
+        description="How well does a representation separate the classes, and where in the "
+        "network does that happen?",
+    )
+    parser.add_argument("--version", action="version", version=f"siutils {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_report(commands)
+    _add_score(commands)
+    add_rank(commands)
+    add_layers(commands)
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except KeyboardInterrupt:
+        return failed(options.command, "interrupted", 130)
+    return code
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="run the notebooks and write an HTML report",
+        description="Run the notebooks with the parameters of a profile and write an offline HTML "
+        "report. Nothing is run before every parameter has been checked.",
+        epilog=REPORT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--profile", default="quick", help="parameter profile (default: quick)")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder of the run (default: reports/<profile> in the checkout, else below the "
+        "working directory)",
+    )
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="replace one parameter of the profile; may be repeated; a list is written a,b",
+    )
+    parser.add_argument("--notebooks", metavar="DIR", help="folder of other notebooks to run")
+    parser.add_argument(
+        "--timeout", type=float, metavar="S", help="seconds that each notebook may take"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    # Imported here: `siutils --version` and `--help` need neither torch nor papermill.
+    from siutils.report import ReportError, declared_in, notebook_folder, parse_settings, run_report
+
+    try:
+        declared = declared_in(notebook_folder(options.notebooks))
+        by_notebook = {path.name: found for path, found in declared.items()}
+        index = run_report(
+            options.profile,
+            notebooks=options.notebooks,
+            output=options.output,
+            parameters=parse_settings(options.settings, by_notebook),
+            timeout_s=options.timeout,
+            progress=not options.quiet,
+        )
+    except ReportError as error:
+        return failed("report", str(error), error.exit_code)
+    print(index)
+    return 0
+
+
+def _add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "score",
+        help="print the Separation Index family of features in a file",
+        description="Print every index of labeled features, with the number of samples and what "
+        "random labels would give.",
+        epilog=_SCORE_NOTES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("features", metavar="FEATURES", help="file of the features")
+    parser.add_argument(
+        "--labels", metavar="FILE", help="file of the labels (default: those in FEATURES)"
+    )
+    parser.add_argument(
+        "--test", metavar="FILE", help="also score these samples among FEATURES (cross SI)"
+    )
+    parser.add_argument(
+        "--test-labels", metavar="FILE", help="file of their labels (default: those in --test)"
+    )
+    parser.add_argument("--order", type=int, default=2, metavar="K", help="highest (default: 2)")
+    parser.add_argument("--normalize", action="store_true", help="z-score each feature first")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON: a list, one object a row")
+    form.add_argument("--csv", action="store_true", help="print CSV")
+    parser.set_defaults(run=_score)
+
+
+def _score(options: argparse.Namespace) -> int:
+    try:
+        table = _score_table(options)
+    except (ValueError, TypeError) as error:
+        return failed("score", str(error), 2)
+    except Exception as error:  # one line, and a code that scripts can tell from wrong input
+        return failed("score", f"unexpected {type(error).__name__}: {error}", 1)
+    if options.json:
+        print(table.to_json(orient="records", indent=2, double_precision=15))
+    elif options.csv:
+        print(table.to_csv(index=False), end="")
+    else:
+        print(_readable(table))
+    return 0
+
+
+def _score_table(options: argparse.Namespace) -> pd.DataFrame:
+    """The report of the features with intervals, and that of test samples among them."""
+    import pandas as pd
+
+    from siutils.core import label_codes, resolve_device
+    from siutils.separation import SeparationIndex
+
+    try:
+        device = resolve_device(options.device)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    if options.test_labels and not options.test:
+        raise ValueError("--test-labels needs --test")
+    features, labels = _samples(options.features, options.labels, "--labels")
+    if not options.test:
+        (labels,) = label_codes(labels)
+        index = SeparationIndex(features, labels, options.normalize, device)
+        return index.report(options.order, interval=True)
+    test_features, test_labels = _samples(options.test, options.test_labels, "--test-labels")
+    labels, test_labels = label_codes(labels, test_labels)
+    index = SeparationIndex(features, labels, options.normalize, device)
+    crossed = index.cross(test_features, test_labels).report(options.order, interval=True)
+    crossed["index"] = "cross_" + crossed["index"]
+    own = index.report(options.order, interval=True)
+    counts = dict.fromkeys(crossed.columns.difference(own.columns), "Int64")  # empty for own rows
+    return pd.concat([own, crossed], ignore_index=True).astype(counts)
+
+
+def _samples(file: str, label_file: str | None, option: str) -> tuple[Any, Any]:
+    from siutils.core import read_features, read_labels
+
+    features, labels = read_features(file)
+    if label_file:
+        labels = read_labels(label_file)
+    if labels is None:
+        raise ValueError(f"{file}: no labels in it; name their file with {option}")
+    return features, labels
+
+
+def _readable(table: pd.DataFrame) -> str:
+    """What all rows share on one line, then a row for each index."""
+    shared = [c for c in table if c != "index" and len(table) > 1 and table[c].nunique() == 1]
+    shared = [c for c in shared if not table[c].isna().any()]
+    line = ", ".join(f"{column} = {table[column].iloc[0]}" for column in shared)
+    rest = table.drop(columns=shared)
+    for column in rest.select_dtypes("Int64"):
+        rest[column] = rest[column].astype(object).fillna("–")
+    rows = rest.to_string(index=False, na_rep="–", float_format="%.5f")
+    return f"{line}\n\n{rows}" if line else rows

@@ -1,0 +1,360 @@
+"""Features: what named layers of a network give for a set of images, in memory or memory-mapped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from siutils.core import code_key, fingerprint, model_key, replacing, resolve_device
+from siutils.data import ImageFiles
+from siutils.features.files import check_room, job_file, memory_map, write_header
+from siutils.features.layer_names import check_names
+from siutils.features.pooling import Job, Pool, check_pools, main_output, pooled
+from siutils.networks import inference
+
+ImageTransform = Callable[[Tensor], Tensor]
+
+
+def extract_features(
+    model: nn.Module,
+    images: Tensor,
+    layers: Sequence[str] | None = None,
+    *,
+    transform: ImageTransform | None = None,
+    batch_size: int = 256,
+    device: str | torch.device = "auto",
+    cache: Path | None = None,
+    pool: Pool | Sequence[Pool] = None,
+) -> dict[Any, Tensor]:
+    """Outputs of named layers over all images in one pass, in eval mode, flattened or pooled.
+
+    The layers are read by forward hooks, so a layer's features are what the module returns, before
+    an in-place activation behind it changes them; of a module that is used more than once, what it
+    returns last; of a tuple or list, such as attention and LSTMs return, the first entry. The
+    model's modes and device are as before afterwards.
+
+    Args:
+        model: any network that takes one batch of images.
+        images: uint8 (N, 3, H, W) to be transformed, or float (N, …), passed on as float32.
+        layers: names as in `model.named_modules()`; default: `model.feature_layer`.
+        transform: for uint8 images; default: `model.transform`.
+        batch_size: images per forward pass.
+        device: where the network runs: "auto", "cpu", "cuda", …
+        cache: a folder, or None for features in memory. With a folder, each batch is written to a
+            file per layer, which is returned memory-mapped, so that features may be larger than
+            memory; writing to a returned tensor does not change the file. Layers that the folder
+            holds for the same weights, images, transform, kind of device and code are not
+            computed again.
+        pool: how each layer is pooled before its features are kept: None, `"mean"`, a side of a
+            grid, see `pooled`; or a list of these, side by side from the same pass.
+
+    Returns:
+        {layer: float32 (N, D) on the CPU}, in the order asked for; with a list as pool
+        {(layer, pool): float32 (N, D)}.
+
+    Raises:
+        ValueError: no such layer (the nearest names are given), no transform, no images, a wrong
+            pool, or a layer that is not used or returns no tensor with one row per image.
+        RuntimeError: features that are not finite, or a damaged file in the cache.
+        OSError: a cache file cannot be written, or there is too little room; no half file is left.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.ReLU())
+        >>> images = torch.tensor([[[1.0, -2.0]], [[-3.0, 4.0]]])
+        >>> extract_features(model, images, ["0", "1"], device="cpu")["1"]
+        tensor([[1., 0.],
+                [0., 4.]])
+    """
+    layers = _wanted_layers(model, layers)
+    transform = input_transform(model, images, transform)
+    device = resolve_device(device)
+    pools = check_pools(pool)
+    jobs = [(layer, p) for layer in layers for p in pools]
+    folder = None
+    if cache is not None:
+        folder = Path(cache) / "features" / features_key(model, images, transform, device)
+    features = collect(model, images, jobs, transform, batch_size, device, folder)
+    if isinstance(pool, list | tuple):
+        return features
+    return {layer: features[layer, pools[0]] for layer in layers}
+
+
+def extract_from_files(
+    model: nn.Module, files: ImageFiles, layers: Sequence[str], *, chunk: int = 512, **options: Any
+) -> dict[Any, Tensor]:
+    """As `extract_features`, of image files: only `chunk` images at a time are in memory.
+
+    Args:
+        model: a network of `load_model`: its transform says how the images are resized.
+        files: the images.
+        layers: names as in `model.named_modules()`.
+        chunk: images to read at a time.
+        options: of `extract_features`.
+
+    Returns:
+        As `extract_features`.
+
+    Raises:
+        ValueError, RuntimeError: as `extract_features`, or a file is no readable image.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from siutils.data import find_images
+    >>> from siutils.networks import load_model
+    >>> model = load_model("squeezenet1_1", "random", size=32)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("ant", "bee"):
+    ...         (Path(folder) / name).mkdir()
+    ...         Image.new("RGB", (40, 40)).save(Path(folder) / name / "1.png")
+    ...     found = extract_from_files(model, find_images(folder), ["penultimate"], pool="mean")
+    >>> found["penultimate"].shape
+    torch.Size([2, 512])
+    """
+    parts, preset = [], vars(model)["transform"]  # a plain attribute, see load_model
+    for rows in torch.arange(len(files)).split(chunk):
+        data = files.subset(rows).load(preset.resize_size[0], preset.interpolation)
+        parts.append(extract_features(model, data.images, layers, **options))
+    return {job: torch.cat([part[job] for part in parts]) for job in parts[0]}
+
+
+def collect(
+    model: nn.Module,
+    images: Tensor,
+    jobs: Sequence[Job],
+    transform: ImageTransform,
+    batch_size: int,
+    device: torch.device,
+    folder: Path | None = None,
+) -> dict[Job, Tensor]:
+    """{job: float32 (N, D) on the CPU} from one pass: in memory, or from one file per job.
+
+    What the folder holds is taken from there; `job_file` names the files.
+
+    >>> images, device = torch.ones(2, 1, 2, 2), torch.device("cpu")
+    >>> collect(nn.ReLU(), images, [("", "mean")], torch.Tensor.float, 1, device)
+    {('', 'mean'): tensor([[1.],
+            [1.]])}
+    """
+    if folder is None:
+        return _in_memory(model, images, jobs, transform, batch_size, device)
+    files = {job: job_file(folder, job) for job in jobs}
+    missing = {job: file for job, file in files.items() if not file.exists()}
+    if missing:
+        _to_files(model, images, missing, transform, batch_size, device)
+    return {job: memory_map(file, len(images)) for job, file in files.items()}
+
+
+def _wanted_layers(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
+    if layers is None:
+        layer = getattr(model, "feature_layer", None)
+        if not isinstance(layer, str):
+            raise ValueError("layers is needed: the model has no attribute feature_layer")
+        return [layer]
+    return check_names(model, layers)
+
+
+def input_transform(
+    model: nn.Module, images: Tensor, transform: ImageTransform | None
+) -> ImageTransform:
+    """What turns these images into the model's input, as `extract_features` does it.
+
+    >>> input_transform(nn.ReLU(), torch.zeros(1, 2), None)(torch.ones(1).half()).dtype
+    torch.float32
+    """
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor, got {type(images).__name__}")
+    if len(images) == 0:
+        raise ValueError("images is empty")
+    if images.is_floating_point():
+        if transform is not None:
+            raise ValueError("float images are passed as they are: leave transform out")
+        return torch.Tensor.float
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8 or float, got {images.dtype}")
+    transform = transform or getattr(model, "transform", None)
+    if transform is None:
+        raise ValueError(
+            "uint8 images need a transform: pass transform=…, set model.transform, or give float "
+            "images that are already transformed"
+        )
+    return transform
+
+
+def _for_each_batch(
+    use: Callable[[slice, dict[Job, Tensor]], None],
+    model: nn.Module,
+    images: Tensor,
+    jobs: Sequence[Job],
+    transform: ImageTransform,
+    batch_size: int,
+    device: torch.device,
+) -> None:
+    """Call `use(rows, {job: float32 (rows, D) on the CPU})` for one batch after the other."""
+    with inference(model, device), _outputs_of(model, jobs) as outputs:
+        for start in range(0, len(images), batch_size):
+            rows = slice(start, min(start + batch_size, len(images)))
+            outputs.clear()
+            with torch.inference_mode():
+                inputs = transform(images[rows].to(device))
+                if inputs.dim() == 4:
+                    inputs = inputs.contiguous(memory_format=torch.channels_last)
+                model(inputs)
+            for job in jobs:
+                _check_output(job, outputs, rows)
+            use(rows, outputs)
+
+
+def _in_memory(
+    model: nn.Module,
+    images: Tensor,
+    jobs: Sequence[Job],
+    transform: ImageTransform,
+    batch_size: int,
+    device: torch.device,
+) -> dict[Job, Tensor]:
+    arrays: dict[Job, Tensor] = {}
+
+    def use(rows: slice, outputs: dict[Job, Tensor]) -> None:
+        for job, output in outputs.items():
+            if job not in arrays:
+                arrays[job] = torch.empty(len(images), output.shape[1])
+            arrays[job][rows] = output
+
+    _for_each_batch(use, model, images, jobs, transform, batch_size, device)
+    return {job: arrays[job] for job in jobs}
+
+
+def _to_files(
+    model: nn.Module,
+    images: Tensor,
+    files: dict[Job, Path],
+    transform: ImageTransform,
+    batch_size: int,
+    device: torch.device,
+) -> None:
+    """Append each batch to one .npy file per job; a failure leaves no file behind."""
+    # not through a memory map: there a full disk kills the process instead of raising an error
+    handles: dict[Job, IO[bytes]] = {}
+
+    def use(rows: slice, outputs: dict[Job, Tensor]) -> None:
+        if rows.start == 0:
+            needed = sum(4 * len(images) * output.shape[1] for output in outputs.values())
+            check_room(next(iter(files.values())).parent, needed)
+        for job, output in outputs.items():
+            if rows.start == 0:
+                write_header(handles[job], (len(images), output.shape[1]))
+            handles[job].write(output.numpy().astype("<f4", order="C", copy=False).data)
+
+    with contextlib.ExitStack() as stack:
+        for job, file in files.items():
+            temporary = stack.enter_context(replacing(file))
+            handles[job] = stack.enter_context(temporary.open("wb"))
+        _for_each_batch(use, model, images, list(files), transform, batch_size, device)
+
+
+@contextlib.contextmanager
+def _outputs_of(model: nn.Module, jobs: Sequence[Job]) -> Iterator[dict[Job, Any]]:
+    """A dictionary that each forward pass fills with {job: copy of the layer's output, pooled}."""
+    outputs: dict[Job, Any] = {}
+
+    def keep(job: Job) -> Callable[..., None]:
+        def hook(module: nn.Module, args: object, output: object) -> None:
+            output = main_output(output)
+            if isinstance(output, Tensor) and output.dim() > 0:
+                try:
+                    output = pooled(output, job[1]).to("cpu", copy=True)
+                except ValueError as error:
+                    raise ValueError(f"layer {job[0]!r}: {error}") from None
+            outputs[job] = output
+
+        return hook
+
+    modules = dict(model.named_modules())
+    with contextlib.ExitStack() as stack:
+        for job in jobs:
+            handle = modules[job[0]].register_forward_hook(keep(job))
+            stack.callback(handle.remove)
+        yield outputs
+
+
+def _check_output(job: Job, outputs: dict[Job, Any], rows: slice) -> None:
+    n, layer = rows.stop - rows.start, job[0]
+    if job not in outputs:
+        raise ValueError(f"layer {layer!r} is not used in the model's forward pass")
+    output = outputs[job]
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != n:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"layer {layer!r} must return a tensor with a row for each of the {n} images, alone or "
+            f"first of several, got {got}; ask for a layer inside it"
+        )
+    if not output.isfinite().all():
+        raise RuntimeError(
+            f"the features of layer {layer!r} are not finite in images {rows.start} to "
+            f"{rows.stop - 1}; look at the model's weights and its input"
+        )
+
+
+def dry_run(
+    model: nn.Module,
+    images: Tensor,
+    jobs: Sequence[Job],
+    transform: ImageTransform,
+    device: torch.device,
+) -> tuple[dict[Job, int], int]:
+    """What two images show: D of each job, and the numbers per image that one module holds.
+
+    That is of the module with most of them in its input and its output.
+
+    Raises:
+        ValueError, RuntimeError: what `extract_features` would find wrong with the layers.
+
+    >>> images, device = torch.ones(2, 3, 4, 4), torch.device("cpu")
+    >>> dry_run(nn.ReLU(), images, [("", None), ("", 2)], torch.Tensor.float, device)
+    ({('', None): 48, ('', 2): 12}, 96)
+    """
+    most = 0
+
+    def look(module: nn.Module, args: object, output: object) -> None:
+        nonlocal most
+        most = max(most, _numbers(args) + _numbers(output))
+
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(module.register_forward_hook(look).remove)
+        features = _in_memory(model, images[:2], jobs, transform, 2, device)
+    counts = {job: matrix.shape[1] for job, matrix in features.items()}
+    return counts, -(-most // len(images[:2]))
+
+
+def _numbers(value: object) -> int:
+    """How many the tensors have that lie anywhere in it."""
+    if isinstance(value, Tensor):
+        return value.numel()
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return sum(map(_numbers, value)) if isinstance(value, tuple | list) else 0
+
+
+def features_key(
+    model: nn.Module, images: Tensor, transform: ImageTransform, device: torch.device
+) -> str:
+    """A key of everything that determines the features of all layers.
+
+    >>> device, how = torch.device("cpu"), torch.Tensor.float
+    >>> keys = [features_key(nn.ReLU(), torch.ones(n, 2), how, device) for n in (1, 2, 2)]
+    >>> keys[0] == keys[1], keys[1] == keys[2]
+    (False, True)
+    """
+    if " at 0x" in repr(transform):
+        raise ValueError(
+            f"a cache needs a transform whose repr() says what it does, got {transform!r}"
+        )
+    facts = device.type, torch.__version__, torchvision.__version__, repr(transform)
+    return fingerprint(facts, code_key(__name__), model_key(model), images)

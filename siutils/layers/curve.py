@@ -1,0 +1,382 @@
+"""The Separation Index layer by layer: where in a network the classes come apart."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from siutils.core import (
+    as_integers,
+    check_same_length,
+    code_key,
+    fingerprint,
+    remove_leftovers,
+    resolve_device,
+)
+from siutils.features import (
+    ImageTransform,
+    Job,
+    Pool,
+    check_names,
+    check_pools,
+    check_room,
+    collect,
+    dry_run,
+    features_key,
+    free_bytes,
+    input_transform,
+    job_file,
+    layer_names,
+    mark_scratch,
+    pool_name,
+    remove_scratch,
+)
+from siutils.layers.plan import SHARE, Step, is_large, plan_steps, room_needed
+from siutils.layers.scores import MIN_ROOM, How, Scored, read_scores, score, write_scores
+from siutils.layers.transitions import LayerSamples
+from siutils.neighbors import little_room
+
+
+def layer_curve(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    layers: str | Sequence[str] = "stages",
+    *,
+    order: int = 2,
+    normalize: bool = True,
+    transform: ImageTransform | None = None,
+    batch_size: int = 256,
+    device: str | torch.device = "auto",
+    cache: Path | None = None,
+    pool: Pool | Sequence[Pool] = None,
+    memory: float = 4e9,
+    test: tuple[Tensor, Tensor] | None = None,
+    interval: bool = False,
+) -> pd.DataFrame:
+    """All indices of the outputs of layers, from as few passes over the images as memory allows.
+
+    Args:
+        model: any network.
+        images: uint8 or float ``(N, 3, H, W)``, as in `siutils.extract_features`.
+        labels: integers ``(N,)``.
+        layers: ``"stages"``, ``"blocks"`` or ``"all"``, see `siutils.features.layer_names`;
+            or names as in ``model.named_modules()``, in the order wanted. Of a named layer that
+            returns several tensors, the first is taken.
+        order: highest order of high-order, soft-order and anti SI.
+        normalize: z-score the features of each layer.
+        transform: what the model expects; default ``model.transform``.
+        batch_size: images per forward pass; fewer, if what it holds of them, with the outputs of
+            the layers, takes over a quarter of memory.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``.
+        cache: folder that keeps the scores of finished layers, with everything that determines
+            them as key: a call that was interrupted goes on at the layer where it stopped. Features
+            are kept there, too, if those of all layers fit ``memory`` and the disk, and those that
+            were there.
+        pool: None for flattened features, ``"mean"``, the side of a grid, or a list of these side
+            by side; see `siutils.features.pooling.pooled`.
+        memory: bytes that features, their scaled copies and the search may take, beyond images and
+            model; see `siutils.layers.plan.plan_steps`. At least a quarter is left for the
+            forward pass and the search, which need some hundred MB however little is given. On
+            CUDA, layers are scored on the card, whose memory this does not bound. Files lie in
+            cache or else in the system folder for temporary files, until their layer is scored.
+        test: images and labels of a second set, scored by itself and among the first set, by
+            `siutils.SeparationIndex.cross`. SI grows with N: compare rows of equal ``n``.
+        interval: adds the columns of confidence intervals.
+
+    Returns:
+        DataFrame: ``layer``, ``depth`` (0, 1, …) and ``pool`` (``flattened``, ``mean``, ``2×2``)
+        before the columns of `siutils.SeparationIndex.report`; with ``test`` also ``split``:
+        ``train`` (the first set), ``test`` and ``cross``.
+
+    Raises:
+        ValueError: as `siutils.extract_features` and `siutils.SeparationIndex`.
+        OSError: too little disk, with the bytes needed and free; known before the work starts.
+
+    >>> model, images = nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-9.0], [1.0], [0.0]])
+    >>> table = layer_curve(model, images, torch.tensor([0, 1, 1]), ["0", "1"], device="cpu")
+    >>> table.loc[table["index"] == "si", ["depth", "layer", "value"]].round(2).to_numpy().tolist()
+    [[0, '0', 0.67], [1, '1', 0.0]]
+    """
+    how = _how(order, normalize, interval, device, batch_size, memory)
+    return _layer_scores(model, (images, labels), test, layers, pool, transform, cache, how).table
+
+
+class LayerScores(NamedTuple):
+    """The table of `layer_curve`, and each sample's values by layer, pool and split.
+
+    The keys are as in the table; without a second set the split is ``train``.
+    """
+
+    table: pd.DataFrame
+    samples: dict[tuple[str, str, str], LayerSamples]
+
+    def of(self, split: str = "train", pool: str = "flattened") -> dict[str, LayerSamples]:
+        """Layer → its samples in one split and pool, in the order of the layers."""
+        return {key[0]: found for key, found in self.samples.items() if key[1:] == (pool, split)}
+
+    def values(
+        self,
+        index: str = "si",
+        order: int = 1,
+        per: str = "class",
+        split: str = "train",
+        pool: str = "flattened",
+    ) -> pd.DataFrame:
+        """One index of every class or sample at every layer.
+
+        Args:
+            index: a name of ``siutils.separation.INDICES``.
+            order: the order of high-order, soft-order and anti SI, up to the ``order`` that was
+                scored.
+            per: ``"class"`` or ``"sample"``.
+            split, pool: as in the table.
+
+        Returns:
+            DataFrame, a column per layer; a row per class, under its label, in ascending order, or
+            a row per sample.
+
+        Raises:
+            ValueError: if one of these is unknown or was not scored.
+
+        >>> model, x = nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-9.0], [1.0], [0.0]])
+        >>> scores = layer_scores(model, x, torch.tensor([0, 1, 1]), ["0", "1"], device="cpu")
+        >>> scores.values("center_si").to_dict("list")
+        {'0': [1.0, 1.0], '1': [1.0, 0.5]}
+        """
+        if per not in ("class", "sample"):
+            raise ValueError(f"per must be class or sample; got {per!r}")
+        chosen = self.of(split, pool)
+        if not chosen:
+            known = sorted({f"{s}, {p}" for _, p, s in self.samples})
+            raise ValueError(f"no layer has split {split!r}, pool {pool!r}; there are {known}")
+        columns = {layer: found.values(index, order).numpy() for layer, found in chosen.items()}
+        table = pd.DataFrame(columns)
+        if per == "sample":
+            return table
+        labels = next(iter(chosen.values())).labels.numpy()
+        return table.groupby(labels).mean().rename_axis("label")
+
+
+def layer_scores(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    layers: str | Sequence[str] = "stages",
+    *,
+    order: int = 2,
+    normalize: bool = True,
+    transform: ImageTransform | None = None,
+    batch_size: int = 256,
+    device: str | torch.device = "auto",
+    cache: Path | None = None,
+    pool: Pool | Sequence[Pool] = None,
+    memory: float = 4e9,
+    test: tuple[Tensor, Tensor] | None = None,
+    interval: bool = False,
+) -> LayerScores:
+    """As `layer_curve`, with each sample's values, which paired tests need, too.
+
+    See `LayerScores.values` and `siutils.layers.transitions`.
+
+    >>> model, images = nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-9.0], [1.0], [0.0]])
+    >>> scores = layer_scores(model, images, torch.tensor([0, 1, 1]), ["0", "1"], device="cpu")
+    >>> {layer: found.separated.tolist() for layer, found in scores.of("train").items()}
+    {'0': [False, True, True], '1': [False, False, False]}
+    """
+    how = _how(order, normalize, interval, device, batch_size, memory, samples=True)
+    return _layer_scores(model, (images, labels), test, layers, pool, transform, cache, how)
+
+
+def _layer_scores(
+    model: nn.Module,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor] | None,
+    layers: str | Sequence[str],
+    pool: Pool | Sequence[Pool],
+    transform: ImageTransform | None,
+    cache: Path | None,
+    how: How,
+) -> LayerScores:
+    sources = [
+        _Source.of(model, *given, transform, which)
+        for which, given in {"": train, "test ": test}.items()
+        if given is not None
+    ]
+    if isinstance(layers, str):
+        layers = layer_names(model, layers, sources[0].inputs(how.device))
+    layers, pools = check_names(model, layers), check_pools(pool)
+    jobs = [(layer, p) for layer in layers for p in pools]
+    with _workplace(cache) as folder:
+        finished = _score_jobs(model, sources, jobs, how, folder, cache is not None)
+    parts: list[pd.DataFrame] = []
+    samples: dict[tuple[str, str, str], LayerSamples] = {}
+    for layer, p in jobs:
+        table, found = finished[layer, p]
+        table.insert(0, "layer", layer)
+        table.insert(1, "depth", layers.index(layer))
+        table.insert(2, "pool", pool_name(p))
+        parts.append(table)
+        samples |= {(layer, pool_name(p), split): s for split, s in found.items()}
+    return LayerScores(pd.concat(parts, ignore_index=True), samples)
+
+
+def _how(
+    order: int,
+    normalize: bool,
+    interval: bool,
+    device: str | torch.device,
+    batch_size: int,
+    memory: float,
+    samples: bool = False,
+) -> How:
+    if not memory > 0:
+        raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
+    return How(order, normalize, interval, resolve_device(device), batch_size, memory, samples)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Labeled images on their way into the network."""
+
+    images: Tensor
+    labels: Tensor
+    transform: ImageTransform
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        transform: ImageTransform | None,
+        which: str = "",
+    ) -> _Source:
+        how = input_transform(model, images, transform)
+        labels = as_integers(labels, f"{which}labels")
+        check_same_length(images, labels, f"{which}images", f"{which}labels")
+        return cls(images, labels, how)
+
+    def inputs(self, device: torch.device) -> Tensor:
+        return self.transform(self.images[:2].to(device))
+
+    def features(
+        self, model: nn.Module, jobs: Sequence[Job], how: How, folder: Path | None
+    ) -> dict[Job, Tensor]:
+        given = self.transform, how.batch_size, how.device, folder
+        return collect(model, self.images, jobs, *given)
+
+
+@contextlib.contextmanager
+def _workplace(cache: Path | None) -> Iterator[Path]:
+    if cache is not None:
+        yield Path(cache)
+    else:
+        with tempfile.TemporaryDirectory(prefix="siutils-") as folder:
+            yield Path(folder)
+
+
+def _score_jobs(
+    model: nn.Module, sources: list[_Source], jobs: list[Job], how: How, root: Path, keep: bool
+) -> dict[Job, Scored]:
+    """Scores of each job: from the folder, if it has them, or made and, to be kept, put there."""
+    keys, rows = [str(i) for i in range(len(sources))], None
+    if keep:
+        keys = [features_key(model, s.images, s.transform, how.device) for s in sources]
+        rows = root / "layers" / _scores_key(keys, sources, how)
+    folders = [root / "features" / key for key in keys]
+    finished: dict[Job, Scored] = {}
+    if rows is not None:
+        files = {job: job_file(rows, job, "json") for job in jobs}
+        finished = {
+            job: read_scores(file, how.samples) for job, file in files.items() if file.exists()
+        }
+    missing = [job for job in jobs if job not in finished]
+    try:
+        for step, sized in _steps(model, sources, missing, how, folders, keep) if missing else ():
+            for job, scored in _score_step(model, sources, step, sized, folders):
+                if rows is not None:
+                    write_scores(scored, job_file(rows, job, "json"))
+                finished[job] = scored
+    except Exception as error:
+        if rows is not None and finished:
+            error.add_note(
+                f"{len(finished)} of {len(jobs)} layers are finished and kept in {rows}; the same "
+                "call goes on from there"
+            )
+        raise
+    return finished
+
+
+def _steps(
+    model: nn.Module,
+    sources: list[_Source],
+    jobs: list[Job],
+    how: How,
+    folders: list[Path],
+    keep: bool,
+) -> list[tuple[Step, How]]:
+    """What to do, after a dry run that shows the need of memory and disk."""
+    first, n = sources[0], sum(len(s.images) for s in sources)
+    counts, held = dry_run(model, first.images, jobs, first.transform, how.device)
+
+    def batch(jobs: Sequence[Job]) -> int:
+        """No more images than what a forward pass holds of them and of these outputs fits."""
+        spare = max(MIN_ROOM, (1 - SHARE) * how.memory)
+        most = spare / (4 * (held + sum(counts[job] for job in jobs)))
+        return max(1, int(min(how.batch_size, most)))
+
+    def seconds() -> float:
+        some = first.images[: batch(jobs[:1])]
+        start = time.perf_counter()
+        given = first.transform, len(some), how.device
+        collect(model, some, jobs[:1], *given)
+        return (time.perf_counter() - start) * n / len(some)
+
+    sizes = {job: 4 * n * d for job, d in counts.items()}
+    present = {job for job in jobs if all(job_file(f, job).exists() for f in folders)}
+    for folder in folders:
+        remove_leftovers(folder)  # of a killed run: they would count as taken
+    free = free_bytes(folders[0])
+    steps = plan_steps(sizes, how.memory, how.copies, free, seconds, keep, present)
+    check_room(folders[0], room_needed(steps))
+    return [(step, replace(how, batch_size=batch(step.jobs))) for step in steps]
+
+
+def _score_step(
+    model: nn.Module, sources: list[_Source], step: Step, how: How, folders: list[Path]
+) -> Iterator[tuple[Job, Scored]]:
+    files = {job: [job_file(f, job) for f in folders] for job in step.jobs}
+    if step.files and not step.keep:
+        mark_scratch(file for parts in files.values() for file in parts)
+    features = [
+        source.features(model, step.jobs, how, folder if step.files else None)
+        for source, folder in zip(sources, folders, strict=True)
+    ]
+    labels = [source.labels for source in sources]
+    held = sum(4 * part.numel() for found in features for part in found.values() if not step.files)
+    for job in step.jobs:
+        parts = [found.pop(job) for found in features]
+        size = sum(4 * part.numel() for part in parts)
+        large = how.copies and is_large(size, how.copies, how.memory)
+        copy = 0 if large else 2 * how.copies * size
+        with little_room(how.room(held + copy)):
+            scored = score(parts, labels, how, folders[0] if large else None)
+        del parts
+        remove_scratch(files[job])
+        yield job, scored
+
+
+def _scores_key(keys: list[str], sources: list[_Source], how: How) -> str:
+    labels = tuple(source.labels for source in sources)
+    given = how.order, how.normalize, how.interval, how.samples
+    return fingerprint(tuple(keys), labels, given, code_key("siutils.layers.scores"))

@@ -1,0 +1,334 @@
+"""How samples become separated from layer to layer: paired tests, flows, the shortest prefix.
+
+A sample is separated at a layer if its nearest neighbor there shares its label. The same samples
+are seen at every layer, so layers are compared sample by sample, with the test of
+`separation.comparison`, which knows that hits of neighbors go together. What it needs of each
+layer is what `siutils.layers.layer_scores` returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from siutils.separation import (
+    Comparison,
+    Lists,
+    check_index,
+    compare_values,
+    design_effect,
+    holm,
+    mean_difference,
+    sample_values,
+)
+
+STATES = ("not at the end", "not yet", "for now", "for good")
+
+
+class LayerSamples(NamedTuple):
+    """The samples of one layer: labels int64 ``(N,)``, bool ``(N,)`` whether each is separated, and
+    their neighbors among each other; None where neighbors are looked for in a second set.
+
+    Tests need no more. ``hits`` bool ``(N, r)`` are those of the r nearest neighbors, ``centered``
+    bool ``(N,)`` whether the nearest mean is that of the own class.
+    """
+
+    labels: Tensor
+    separated: Tensor
+    lists: Lists | None
+    hits: Tensor | None = None
+    centered: Tensor | None = None
+
+    def values(self, index: str = "si", order: int = 1) -> Tensor:
+        """One index of each sample, float64 ``(N,)``, from ``hits`` or ``centered``.
+
+        Args:
+            index: a name of ``siutils.separation.INDICES``.
+            order: the order of high-order, soft-order and anti SI.
+
+        Raises:
+            ValueError: for an unknown index, or an order beyond the neighbors known.
+
+        >>> hits, y = torch.tensor([[True, False], [False, False]]), torch.tensor([0, 1])
+        >>> LayerSamples(y, hits[:, 0], None, hits).values("soft_order_si", 2).tolist()
+        [0.5, 0.0]
+        """
+        check_index(index)
+        if index == "si":
+            return self.separated.double()
+        known = self.centered if index == "center_si" else self.hits
+        if known is None:
+            missing = "centered" if index == "center_si" else "hits"
+            raise ValueError(f"index {index} needs {missing}, which these samples lack")
+        return known.double() if index == "center_si" else sample_values(known, index, order)
+
+
+def compare_layers(first: LayerSamples, second: LayerSamples) -> Comparison:
+    """SI of the first minus SI of the second, tested on the same samples.
+
+    As `siutils.SeparationIndex.compare`; neighbors in a second set leave the samples
+    independent, so that the design effect is 1.
+
+    Args:
+        first, second: the same samples in the same order.
+
+    Raises:
+        ValueError: if labels differ, or only one has neighbors among its own samples.
+
+    >>> y = torch.tensor([0, 0, 1, 1])
+    >>> good = LayerSamples(y, torch.tensor([True, True, True, False]), None)
+    >>> found = compare_layers(good, LayerSamples(y, torch.zeros(4).bool(), None))
+    >>> found.effect, found.wins, found.losses
+    (0.75, 3, 0)
+    """
+    if not torch.equal(first.labels, second.labels):
+        raise ValueError("first and second must hold the same samples; their labels differ")
+    if (first.lists is None) != (second.lists is None):
+        raise ValueError("first and second must both be scored within one set, or both across two")
+    values = first.separated.double(), second.separated.double()
+    effect = 1.0
+    if first.lists is not None and second.lists is not None:
+        lists = first.lists, second.lists
+        effect = design_effect(values[0] - values[1], lists, "si", 1)
+    return compare_values(*values, first.labels, effect)
+
+
+def compare_changes(
+    first: tuple[LayerSamples, LayerSamples],
+    second: tuple[LayerSamples, LayerSamples],
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """By how much SI changes more between two layers than between two others, sample by sample.
+
+    Args:
+        first, second: the earlier and the later layer; the same samples in all four.
+        level: coverage of the interval, in (0, 1).
+
+    Returns:
+        Change in the first less change in the second; the ends of its interval.
+
+    Raises:
+        ValueError: as `compare_layers`.
+
+    >>> y = torch.zeros(4).long()
+    >>> none, all_ = (LayerSamples(y, torch.full((4,), s), None) for s in (False, True))
+    >>> compare_changes((none, all_), (all_, none))[0]
+    2.0
+    """
+    (before, after), (before_2, after_2) = first, second
+    four = after, before, after_2, before_2
+    if any(not torch.equal(before.labels, part.labels) for part in four):
+        raise ValueError("first and second must hold the same samples; their labels differ")
+    gained, gained_2 = (b.separated.double() - a.separated.double() for a, b in (first, second))
+    lists = tuple(part.lists for part in four if part.lists is not None)
+    if len(lists) not in (0, 4):
+        raise ValueError("first and second must both be scored within one set, or both across two")
+    effect = design_effect(gained - gained_2, lists, "si", 1) if lists else 1.0
+    return mean_difference(gained - gained_2, effect, level)
+
+
+def paired_tests(
+    cases: Mapping[str, tuple[LayerSamples, LayerSamples]], alpha: float = 0.05
+) -> pd.DataFrame:
+    """For each case, whether SI changes from the first layer to the second.
+
+    Args:
+        cases: name → the earlier and the later layer.
+        alpha: chance of any false verdict among all cases (Holm).
+
+    Returns:
+        DataFrame, a row per case: ``case, before, after, change`` (SI, SI, their difference),
+        ``low, high`` (95 % interval of the change), ``gained, lost`` (samples), ``p_value, p_holm,
+        verdict`` (``rises``, ``falls`` or ``unclear``), ``design_effect, n``.
+
+    Raises:
+        ValueError: no case, or as `compare_layers`.
+
+    >>> y = torch.zeros(8).long()
+    >>> parts = [LayerSamples(y, torch.full((8,), s), None) for s in (False, True)]
+    >>> paired_tests({"up": tuple(parts), "flat": (parts[0], parts[0])})["verdict"].tolist()
+    ['rises', 'unclear']
+    """
+    if not cases:
+        raise ValueError("cases must hold at least one pair of layers")
+    found = {name: compare_layers(after, before) for name, (before, after) in cases.items()}
+    rows = [
+        {
+            "case": name,
+            **{"before": c.other, "after": c.value, "change": c.effect, "low": c.low},
+            **{"high": c.high, "gained": c.wins, "lost": c.losses, "p_value": c.p_value},
+            **{"design_effect": c.design_effect, "n": c.n},
+        }
+        for name, c in found.items()
+    ]
+    table = pd.DataFrame(rows)
+    p = holm(table["p_value"].tolist())
+    table.insert(9, "p_holm", p)
+    sure = np.where(table["change"] < 0, "falls", "rises")
+    table.insert(10, "verdict", np.where(p < alpha, sure, "unclear"))
+    return table
+
+
+def layer_steps(samples: Mapping[str, LayerSamples], alpha: float = 0.05) -> pd.DataFrame:
+    """Whether SI changes from each layer to the next: `paired_tests` of neighboring layers.
+
+    Args:
+        samples: layer → its samples, from input to output, at least two.
+        alpha: chance of any false verdict (Holm).
+
+    Returns:
+        DataFrame: ``depth`` and ``layer`` of the later layer before the columns there.
+
+    >>> y = torch.zeros(8).long()
+    >>> parts = {n: LayerSamples(y, torch.arange(8) < k, None) for n, k in zip("abc", (0, 8, 1))}
+    >>> layer_steps(parts)[["case", "change"]].values.tolist()
+    [['a → b', 1.0], ['b → c', -0.875]]
+    """
+    pairs = list(zip(samples, list(samples)[1:], strict=False))
+    tests = paired_tests({f"{a} → {b}": (samples[a], samples[b]) for a, b in pairs}, alpha)
+    tests.insert(0, "depth", range(1, len(samples)))
+    tests.insert(1, "layer", [b for _, b in pairs])
+    return tests
+
+
+def settled_at(separated: Tensor) -> Tensor:
+    """The layer from which on each sample is separated at all layers.
+
+    Args:
+        separated: bool ``(L, N)``, layers from input to output.
+
+    Returns:
+        Int64 ``(N,)`` in 0 … L; L for a sample that is not separated at the last layer.
+
+    Raises:
+        ValueError: if it is no bool matrix with at least one layer.
+
+    >>> settled_at(torch.tensor([[True, True, True], [False, True, True], [True, True, False]]))
+    tensor([2, 0, 3])
+    """
+    if separated.dtype != torch.bool or separated.ndim != 2 or not len(separated):
+        raise ValueError(
+            f"separated must be bool (L, N), L ≥ 1; got {separated.dtype} {tuple(separated.shape)}"
+        )
+    run = separated.flip(0).long().cumprod(dim=0).sum(dim=0)  # separated layers at the end
+    return len(separated) - run
+
+
+def flows(separated: Tensor, layers: Sequence[str]) -> pd.DataFrame:
+    """The share of samples in each state at each layer, and what moves between layers.
+
+    States, of which each sample has one at each layer: ``for good`` (separated here and at every
+    later layer), ``for now`` (separated here, but not at all later layers), ``not yet`` (not
+    separated here, but at the last layer), ``not at the end`` (neither here nor at the last).
+    ``for good`` + ``for now`` is SI.
+
+    Args:
+        separated: bool ``(L, N)``.
+        layers: L names.
+
+    Returns:
+        DataFrame, a row per layer: ``depth, layer``, the four states, and ``gained, lost``: shares
+        that became or ceased to be separated since the layer before (0 at the first).
+
+    Raises:
+        ValueError: as `settled_at`, or if the names are not L.
+
+    >>> parts = torch.tensor([[True, False, False, False], [True, True, False, True]])
+    >>> table = flows(parts[:, [0, 1, 2, 3]], ["a", "b"])
+    >>> table[["not at the end", "not yet", "for now", "for good", "gained"]].values.tolist()
+    [[0.25, 0.5, 0.0, 0.25, 0.0], [0.25, 0.0, 0.0, 0.75, 0.5]]
+    """
+    settled = settled_at(separated)
+    if len(layers) != len(separated):
+        raise ValueError(f"layers must be {len(separated)} names; got {len(layers)}")
+    depth = torch.arange(len(separated))[:, None]
+    good = depth >= settled
+    masks = (
+        ~separated & ~separated[-1],
+        ~separated & separated[-1],
+        separated & ~good,
+        good,
+    )
+    table = pd.DataFrame({"depth": depth[:, 0].numpy(), "layer": list(layers)})
+    for state, mask in zip(STATES, masks, strict=True):
+        table[state] = mask.double().mean(dim=1).numpy()
+    before = torch.cat([separated[:1], separated[:-1]])
+    table["gained"] = (separated & ~before).double().mean(dim=1).numpy()
+    table["lost"] = (before & ~separated).double().mean(dim=1).numpy()
+    return table
+
+
+def class_arrival(settled: Tensor, labels: Tensor, n_layers: int) -> pd.DataFrame:
+    """When the samples of each class become separated for good, the latest class first.
+
+    Args:
+        settled: int64 ``(N,)`` of `settled_at`.
+        labels: int64 ``(N,)``.
+        n_layers: L.
+
+    Returns:
+        DataFrame: ``label, n, mean_depth`` (of all samples; one that is never separated for good
+        counts as L), ``half`` (the first depth by which half of the class has arrived; L if never)
+        and ``never`` (share). Classes of equal mean depth come in the order of their labels.
+
+    Raises:
+        ValueError: if shapes differ.
+
+    >>> table = class_arrival(torch.tensor([0, 0, 2, 3]), torch.tensor([7, 7, 5, 5]), 3)
+    >>> table.values.tolist()
+    [[5.0, 2.0, 2.5, 2.0, 0.5], [7.0, 2.0, 0.0, 0.0, 0.0]]
+    """
+    if settled.shape != labels.shape:
+        raise ValueError(f"labels must be {tuple(settled.shape)}; got {tuple(labels.shape)}")
+    frame = pd.DataFrame({"label": labels.numpy(), "settled": settled.numpy()})
+    rows = []
+    for label, group in frame.groupby("label"):
+        depths = np.sort(group["settled"].to_numpy())
+        half = int(depths[-(-len(depths) // 2) - 1])
+        rows.append((label, len(depths), depths.mean(), half, float((depths == n_layers).mean())))
+    table = pd.DataFrame(rows, columns=["label", "n", "mean_depth", "half", "never"])
+    return table.sort_values("mean_depth", ascending=False, kind="stable", ignore_index=True)
+
+
+def shortest_prefix(
+    samples: Mapping[str, LayerSamples], reference: str, alpha: float = 0.05
+) -> tuple[str, pd.DataFrame]:
+    """After which layer nothing significant is gained any more.
+
+    Each layer is tested against a reference layer behind it. The prefix ends at the first layer
+    from which on no layer up to the reference is significantly worse than that. A small gain may
+    escape the test: ``high`` says how much, with 95 % confidence, the rest of the network adds at
+    most. Choose the reference on other samples: the best of many layers is lucky on its own ones.
+
+    Args:
+        samples: layer → its samples, from input to output.
+        reference: the layer that a prefix has to match.
+        alpha: chance of any false verdict (Holm).
+
+    Returns:
+        The last layer of the prefix, and the tests: ``layer`` before the columns of
+        `paired_tests`, where a change is what the rest up to the reference adds.
+
+    Raises:
+        ValueError: if the reference is none of the layers, or as `paired_tests`.
+
+    >>> y = torch.zeros(8).long()
+    >>> parts = {n: LayerSamples(y, torch.arange(8) < k, None) for n, k in zip("abc", (0, 7, 8))}
+    >>> shortest_prefix(parts, "c")[0]
+    'b'
+    """
+    names = list(samples)
+    if reference not in names:
+        raise ValueError(f"reference must be one of {', '.join(names)}; got {reference!r}")
+    before = names[: names.index(reference)]
+    if not before:
+        return reference, pd.DataFrame()
+    tests = paired_tests({name: (samples[name], samples[reference]) for name in before}, alpha)
+    worse = (tests["verdict"] == "rises").to_numpy().nonzero()[0]
+    end = int(worse[-1]) + 1 if len(worse) else 0
+    return [*before, reference][end], tests.rename(columns={"case": "layer"})

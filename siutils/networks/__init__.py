@@ -1,0 +1,17 @@
+"""Networks and their weights, by name."""
+
+from siutils.networks.architectures import CHEAP
+from siutils.networks.models import MODELS, create_model, stage_table
+from siutils.networks.modules import inference, load_weights
+from siutils.networks.published import (
+    check_model,
+    load_model,
+    parse_models,
+    transform_text,
+    untrained_twin,
+)
+
+__all__ = [
+    "CHEAP", "MODELS", "check_model", "create_model", "inference", "load_model", "load_weights",
+    "parse_models", "stage_table", "transform_text", "untrained_twin",
+]  # fmt: skip

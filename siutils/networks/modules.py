@@ -1,0 +1,48 @@
+"""What is done with any network: put it in eval mode for a while, give it weights."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def inference(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Eval mode on a device; afterwards each module has its previous mode and device again.
+
+    >>> model = nn.Dropout()
+    >>> with inference(model, torch.device("cpu")):
+    ...     model.training
+    False
+    >>> model.training
+    True
+    """
+    modes = {module: module.training for module in model.modules()}
+    tensor = next((t for group in (model.parameters(), model.buffers()) for t in group), None)
+    home = device if tensor is None else tensor.device
+    try:
+        model.to(device).eval()
+        yield
+    finally:
+        model.to(home)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """`load_state_dict` of a plain dictionary, for models that ask for the version of a module.
+
+    torchvision's MNASNet is one; the version stands in an attribute that copies have lost.
+
+    >>> model = nn.Linear(1, 1)
+    >>> load_weights(model, {"weight": torch.ones(1, 1), "bias": torch.zeros(1)})
+    >>> model(torch.tensor([3.0])).item()
+    3.0
+    """
+    state = OrderedDict(weights)
+    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(state)

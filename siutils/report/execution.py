@@ -1,0 +1,244 @@
+"""One notebook executed by papermill, and the proof that it ran to its end.
+
+papermill returns from a notebook that stopped early and asks for no results, so success means:
+it returned, every code cell has an execution count, each promised file is there and new.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from siutils.core import write_file
+from siutils.report.parameters import Parameter, ReportError, papermill_path
+from siutils.report.progress import Progress
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+KERNEL = "python3"
+
+
+class OutputError(ReportError):
+    """The output folder cannot be created or written."""
+
+    exit_code = 3
+
+
+class KernelMissingError(ReportError):
+    """There is no Jupyter kernel to run the notebooks, or it does not start."""
+
+    exit_code = 4
+
+
+class KernelDiedError(ReportError):
+    """The kernel of a notebook died while a cell ran."""
+
+    exit_code = 5
+
+
+class NotebookTimeoutError(ReportError):
+    """A notebook took longer than it may."""
+
+    exit_code = 6
+
+
+class CellError(ReportError):
+    """A cell raised an error: ``kind`` is the name of its class, ``reason`` what it says."""
+
+    exit_code = 7
+    kind = reason = ""
+
+
+class IncompleteError(ReportError):
+    """A notebook ended, but a cell did not run or a promised file is missing."""
+
+    exit_code = 8
+
+
+@dataclass
+class NotebookRun:
+    """One notebook on its way through the report."""
+
+    path: Path
+    source: NotebookNode
+    declared: dict[str, Parameter]
+    given: dict[str, Any]
+    executed: NotebookNode | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the notebook says of itself: title, question, main results, promised files."""
+        return dict(self.source.metadata.get("siutils", {}))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The values in force, defaults included, without those about this machine."""
+        values = {name: p.default for name, p in self.declared.items()} | self.given
+        return {name: value for name, value in values.items() if name != "output_dir"}
+
+    @property
+    def main_table(self) -> str:
+        name = self.about.get("main_table", "")
+        return f"tables/{Path(name).stem}.csv" if name else ""
+
+    @property
+    def main_figure(self) -> str:
+        name = self.about.get("main_figure", "")
+        return f"figures/{name}" if name else ""
+
+    @property
+    def promises(self) -> list[str]:
+        """Files that the notebook must write."""
+        named = [*self.about.get("promises", []), self.main_table, self.main_figure]
+        return list(dict.fromkeys(name for name in named if name))
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """A notebook file in format 4."""
+    import nbformat  # here and below: these take seconds to import, and only a report needs them
+
+    return nbformat.read(path, as_version=4)
+
+
+def check_kernel() -> None:
+    """Refuse to start where no kernel can.
+
+    Raises:
+        KernelMissingError: If there is no kernel ``python3``, or its program is missing.
+    """
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    fix = "reinstall the environment, or: python -m pip install ipykernel"
+    try:
+        command = KernelSpecManager().get_kernel_spec(KERNEL).argv
+    except NoSuchKernel:
+        raise KernelMissingError(f"there is no Jupyter kernel {KERNEL!r}; {fix}") from None
+    program = command[0] if command else ""
+    # jupyter_client runs a bare "python" with the interpreter of this process.
+    if program not in {"python", "python3"} and not shutil.which(program):
+        raise KernelMissingError(
+            f"the Jupyter kernel {KERNEL!r} needs {program!r}, not found; {fix}"
+        )
+
+
+def execute(run: NotebookRun, target: Path, timeout_s: float | None, show: bool) -> None:
+    """Execute one notebook; only a complete one takes the place of its predecessor."""
+    import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    partial = target / "notebooks" / f"{run.name}.partial.ipynb"
+    write_file(partial, "")
+    started_ns = partial.stat().st_mtime_ns  # the disk's own clock, like the results
+    start = time.monotonic()
+    cells = len(run.source.cells) + bool(run.given)  # papermill adds a cell with the values
+    kept = f"partial notebook: {partial}"
+    with _quiet(), Progress(run.name, cells, show) as progress:
+        try:
+            run.executed = papermill.execute_notebook(
+                papermill_path(run.path),
+                papermill_path(partial),
+                parameters=run.given,
+                kernel_name=KERNEL,
+                progress_bar=False,
+                start_timeout=120,
+                iopub_timeout=120,
+                config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+                timeout_func=lambda _: timeout_s and max(0.1, start + timeout_s - time.monotonic()),
+                on_cell_start=progress.cell_started,
+            )
+        except PapermillExecutionError as error:
+            raise _cell_error(error, target, f"{run.name}, {progress.where}", kept) from None
+        except CellTimeoutError as error:
+            reason = f"not done after {timeout_s:g} s" if timeout_s else one_line(error)
+            raise NotebookTimeoutError(f"{run.name}, {progress.where}: {reason}; {kept}") from None
+        except DeadKernelError:
+            raise KernelDiedError(
+                f"{run.name}, {progress.where}: the kernel died (often: out of memory); {kept}"
+            ) from None
+        except (RuntimeError, NoSuchKernel) as error:
+            if progress.where:
+                raise
+            raise KernelMissingError(
+                f"{run.name}: the kernel did not start: {one_line(error)}"
+            ) from None
+    run.seconds = time.monotonic() - start
+    _verify(run, target, started_ns, kept)
+    record = target / "records" / f"{run.name}.json"
+    if _is_fresh(record, started_ns):
+        run.record = json.loads(record.read_text(encoding="utf-8"))
+    partial.replace(partial.with_name(f"{run.name}.ipynb"))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """papermill logs what becomes an error of ours anyway."""
+    logger = logging.getLogger("papermill")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _cell_error(error: Any, target: Path, where: str, kept: str) -> ReportError:
+    """The error of a cell in one line; a full disk is one of the output folder."""
+    full = error.ename == "OSError" and "[Errno 28]" in error.evalue
+    full |= error.ename == "CannotWrite" and str(target) in error.evalue
+    reason = one_line(error.evalue)
+    text = f"{where}: {error.ename}: {reason}{_notes(error)}; {kept}"
+    if full:
+        return OutputError(text)
+    found = CellError(text)
+    found.kind, found.reason = error.ename, reason
+    return found
+
+
+def _notes(error: Any) -> str:
+    """What `add_note` added to the error: its name and message alone lack it."""
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in error.traceback]
+    ends = [i for i, line in enumerate(lines, 1) if line.startswith(f"{error.ename}: ")]
+    return "".join(f"; {one_line(line)}" for line in lines[ends[-1] if ends else len(lines) :])
+
+
+def one_line(text: object, limit: int = 400) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else f"{line[:limit]}…"
+
+
+def _is_fresh(path: Path, started_ns: int) -> bool:
+    return path.is_file() and path.stat().st_mtime_ns >= started_ns
+
+
+def _verify(run: NotebookRun, target: Path, started_ns: int, kept: str) -> None:
+    """papermill also returns from a notebook that stopped early, and asks for no results."""
+    assert run.executed is not None
+    code = [c for c in run.executed.cells if c.cell_type == "code" and c.source.strip()]
+    missed = sum(cell.execution_count is None for cell in code)
+    if missed:
+        raise IncompleteError(f"{run.name}: {missed} of {len(code)} code cells did not run; {kept}")
+    for name in run.promises:
+        if not (target / name).is_file():
+            raise IncompleteError(f"{run.name}: the promised {target / name} is missing; {kept}")
+        if not _is_fresh(target / name, started_ns):
+            raise IncompleteError(
+                f"{run.name}: the promised {target / name} is of an earlier run; {kept}"
+            )

@@ -1,0 +1,288 @@
+"""The strict run of the notebooks: checked before, executed by papermill, verified after.
+
+A run's folder holds per notebook ``<name>.html`` and the executed ``notebooks/<name>.ipynb``, what
+the notebooks wrote (``figures/``, ``tables/``, ``records/``), ``index.html`` and ``run.json``.
+Whatever is there from an earlier run stays valid until its successor is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from siutils.core import CannotWrite, home_dir, write_file
+from siutils.report.execution import (
+    NotebookRun,
+    OutputError,
+    check_kernel,
+    execute,
+    one_line,
+    read_notebook,
+)
+from siutils.report.parameters import (
+    Parameter,
+    ParameterError,
+    ReportError,
+    check_parameters,
+    declared_parameters,
+    read_profile,
+)
+from siutils.report.progress import clock
+from siutils.report.provenance import commit_text, environment_facts, git_state, package_version
+from siutils.report.results import data_uri, default_output, figure_html, table_html
+
+if TYPE_CHECKING:
+    from siutils.report.pages import Entry, Frame
+
+TITLE = "Separation Index report"
+LEAD = (
+    "How well does a representation separate the classes, and where in the network does that "
+    "happen?"
+)
+
+
+class PageError(ReportError):
+    """A notebook cannot be shown as an offline page."""
+
+    exit_code = 9
+
+
+def run_report(
+    profile: str = "quick",
+    *,
+    notebooks: str | Path | None = None,
+    output: str | Path | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    timeout_s: float | None = None,
+    progress: bool = True,
+) -> Path:
+    """Run every notebook of a folder with one profile and write the HTML report.
+
+    Args:
+        profile: Name of a parameter file ``<notebooks>/profiles/<profile>.yml``.
+        notebooks: Folder of the notebooks; by default the project's own.
+        output: Folder of the run; by default ``reports/<profile>`` in the checkout, or below the
+            working directory where the package is installed.
+        parameters: Values that replace those of the profile.
+        timeout_s: Seconds that each notebook may take; None for no limit.
+        progress: Whether to write progress to stderr.
+
+    Returns:
+        The path of ``index.html``.
+
+    Raises:
+        ReportError: One of its subclasses, each with an ``exit_code``: `ParameterError` (also a
+            ValueError), `OutputError`, `KernelMissingError`, `KernelDiedError`,
+            `NotebookTimeoutError`, `CellError`, `IncompleteError`, `PageError`.
+
+    >>> run_report("quick", notebooks="/no/such/folder")
+    Traceback (most recent call last):
+        ...
+    siutils.report.parameters.ParameterError: notebooks: no *.ipynb in /no/such/folder
+    """
+    if timeout_s is not None and timeout_s <= 0:
+        raise ParameterError(f"timeout_s: expected a positive number of seconds, got {timeout_s}")
+    folder = notebook_folder(notebooks)
+    declared = declared_in(folder)
+    values = read_profile(folder / "profiles", profile) | dict(parameters or {})
+    check_parameters(values, {path.name: found for path, found in declared.items()})
+    target = (Path(output).expanduser() if output else default_output(profile)).resolve()
+    started = datetime.now(UTC)
+    with _output_errors(target):
+        _probe(target)
+        check_kernel()
+        given = values | {"profile": profile, "output_dir": str(target)}
+        runs = [
+            NotebookRun(path, read_notebook(path), found, _only(given, found))
+            for path, found in declared.items()
+        ]
+        state = git_state(home_dir())
+        frame = _frame(profile, started, runs, state)
+        for run in runs:  # a formula that cannot be shown is better known now than in an hour
+            _page(run, frame)
+        for run in runs:
+            execute(run, target, timeout_s, progress)
+            write_file(target / f"{run.name}.html", _page(run, frame))
+        facts = _facts(profile, values, started, runs, state)
+        write_file(target / "run.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        write_file(target / "index.html", _index(runs, frame, facts, target))
+    return target / "index.html"
+
+
+def notebook_folder(notebooks: str | Path | None = None) -> Path:
+    """The folder given, else that of the installed package, else that of the checkout.
+
+    Raises:
+        ParameterError: If it is missing or holds no notebook.
+    """
+    packaged = Path(__file__).parent / "_notebooks"
+    default = packaged if packaged.is_dir() else home_dir() / "notebooks"
+    folder = Path(notebooks).expanduser().resolve() if notebooks else default
+    if not folder.is_dir() or not any(folder.glob("*.ipynb")):
+        raise ParameterError(f"notebooks: no *.ipynb in {folder}")
+    return folder
+
+
+def declared_in(folder: Path) -> dict[Path, dict[str, Parameter]]:
+    """The parameters that each notebook of a folder declares, in the order in which they run."""
+    return {path: declared_parameters(path) for path in sorted(folder.glob("*.ipynb"))}
+
+
+def _only(values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in declared}
+
+
+@contextmanager
+def _output_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, CannotWrite):
+            raise OutputError(f"output: {error}") from error
+        reason = error.strerror or str(error)
+        raise OutputError(f"output: cannot write {error.filename or target}: {reason}") from error
+
+
+def _probe(target: Path) -> None:
+    """Create the folder and write a few KB, so that a full or read-only disk shows at once."""
+    target.mkdir(parents=True, exist_ok=True)
+    probe = target / f".probe.{os.getpid()}"
+    try:
+        probe.write_bytes(bytes(64 * 1024))
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _facts(
+    profile: str,
+    values: Mapping[str, Any],
+    started: datetime,
+    runs: list[NotebookRun],
+    state: dict[str, Any],
+) -> dict[str, Any]:
+    """What ``run.json`` says."""
+    places = [run.record.get("environment", {}) for run in runs]
+    devices = dict.fromkeys(device for place in places for device in place.get("devices", []))
+    finished = datetime.now(UTC)
+    return {
+        "profile": profile,
+        "parameters": dict(values),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "seconds": round((finished - started).total_seconds(), 1),
+        "git": state,
+        "devices": list(devices),
+        "threads": max((place.get("threads", 0) for place in places), default=0) or None,
+        "cpu_count": os.cpu_count(),
+        **environment_facts(),
+        "notebooks": {run.name: _notebook_facts(run) for run in runs},
+    }
+
+
+def _notebook_facts(run: NotebookRun) -> dict[str, Any]:
+    place = run.record.get("environment", {})
+    return {
+        "title": run.about.get("title", run.name),
+        "seconds": round(run.seconds, 1),
+        "peak_memory_mb": place.get("peak_memory_mb"),
+        "peak_gpu_memory_mb": place.get("peak_gpu_memory_mb"),
+        "parameters": run.parameters,
+        **{key: run.record.get(key, {}) for key in ("facts", "figures", "tables")},
+    }
+
+
+def _frame(
+    profile: str, started: datetime, runs: list[NotebookRun], state: dict[str, Any]
+) -> Frame:
+    from siutils.report.pages import Frame
+
+    return Frame(
+        profile=profile,
+        version=package_version() or "unknown",
+        commit=commit_text(state),
+        date=f"{started:%Y-%m-%d %H:%M} UTC",
+        pages=[_entry(run) for run in runs],
+    )
+
+
+def _entry(run: NotebookRun, target: Path | None = None) -> Entry:
+    """What pages say of a notebook; with its results once it ran and ``target`` is given."""
+    from siutils.report.pages import Entry
+
+    figure = table = ""
+    tables = [run.main_table, *(f"tables/{name}" for name in run.record.get("tables", {}))]
+    if target and run.main_figure:
+        told = run.record.get("figures", {}).get(Path(run.main_figure).name, {})
+        source = data_uri(target / run.main_figure)
+        figure = figure_html(
+            source, told.get("alt", ""), told.get("caption", ""), told.get("width")
+        )
+    if target and run.main_table:
+        about = run.record.get("tables", {}).get(Path(run.main_table).name, {})
+        frame = pd.read_csv(target / run.main_table)
+        table = table_html(frame[about.get("show", list(frame))], about.get("caption", ""))
+    return Entry(
+        name=run.name,
+        title=run.about.get("title", run.name),
+        question=run.about.get("question", ""),
+        dataset=str(run.parameters.get("dataset", "")),
+        figure=figure,
+        table=table,
+        files=list(dict.fromkeys(name for name in tables if name)),
+        seconds=clock(run.seconds),
+    )
+
+
+def _page(run: NotebookRun, frame: Frame) -> str:
+    from siutils.report.pages import notebook_page
+
+    shown = [
+        (name, _shown(value), run.declared[name].help)
+        for name, value in run.parameters.items()
+        if name != "profile"
+    ]
+    try:
+        return notebook_page(run.executed or run.source, _entry(run), frame, shown)
+    except ValueError as error:
+        raise PageError(f"{run.name}: {one_line(error)}") from None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(_shown, value)) if isinstance(value, list) else str(value)
+
+
+def _index(runs: list[NotebookRun], frame: Frame, facts: dict[str, Any], target: Path) -> str:
+    from siutils.report.pages import index_page
+
+    entries = [_entry(run, target) for run in runs]
+    peaks = [run.record.get("environment", {}).get("peak_memory_mb", 0) for run in runs]
+    told = [run.record.get("facts", {}) for run in runs]
+    sums = dict.fromkeys(str(v) for f in told for k, v in f.items() if "checksum" in k)
+    data = dict.fromkeys(entry.dataset for entry in entries if entry.dataset)
+    devices = facts["devices"] or ["cpu"]
+    shown = {
+        "profile": frame.profile,
+        "data": ", ".join(data),
+        "data checksum": ", ".join(sums),
+        "device": ", ".join(d for d in devices if d != "cpu") or facts["processor"],
+        "threads": str(facts["threads"] or facts["cpu_count"]),
+        "duration": clock(facts["seconds"]),
+        "peak memory": f"{max(peaks) / 1024:.1f} GB" if any(peaks) else "",
+        "commit": frame.commit,
+        "started": frame.date,
+    }
+    try:
+        listed = [(label, value) for label, value in shown.items() if value]
+        return index_page(replace(frame, pages=entries), listed, TITLE, LEAD)
+    except ValueError as error:
+        raise PageError(f"index: {one_line(error)}") from None

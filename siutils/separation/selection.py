@@ -1,0 +1,269 @@
+"""Which features separate the classes: SI of each alone, and forward selection by SI.
+
+A feature alone needs no distances: sorted, the nearest neighbor stands next to the sample. Forward
+selection adds one feature at a time; squared distances grow with every feature, so samples that
+were far stay far, and a short list of near ones mostly proves the nearest neighbor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from siutils.core import as_integers, as_matrix, check_finite, check_positive, check_same_length
+from siutils.neighbors import kneighbors
+
+_BATCH = 2**19  # numbers per step: a dozen arrays of 4 MB
+_BLOCK = 2**18  # the same where all pairs are looked at: stays in the cache of a core
+_LIST = 128  # neighbors kept per sample
+_TOO_MANY = 0.05  # share of samples whose list proves nothing that calls for new lists
+
+
+def single_feature_si(features: Any, labels: Any) -> Tensor:
+    """SI of each feature alone, by sorting: O(N log N) per feature.
+
+    Equals `SeparationIndex` on the single column: distances are float64 differences; a
+    sample is not its own neighbor; equal distances, duplicates included, go to the lower index.
+
+    Args:
+        features: real ``(N, D)``, torch or NumPy, N ≥ 2, finite. D may be in the thousands.
+        labels: integers ``(N,)``.
+
+    Returns:
+        Float64 CPU tensor ``(D,)``.
+
+    Raises:
+        TypeError, ValueError: if shapes do not fit, N < 2, or a feature is NaN or infinite.
+
+    >>> single_feature_si([[0.0, 0.0], [1.0, 8.0], [5.0, 2.0], [7.0, 9.0]], [0, 0, 1, 1]).tolist()
+    [1.0, 0.0]
+    """
+    x, y = _checked(features, labels)
+    step = max(1, _BATCH // len(x))
+    parts = []
+    for some in x.split(step, dim=1):
+        columns = some.double().T.contiguous()
+        nearest = _nearest_by_sorting(columns)
+        parts.append((y[nearest] == y).double().mean(dim=1))
+    return torch.cat(parts).cpu()
+
+
+def forward_selection(features: Any, labels: Any, max_features: int | None = None) -> pd.DataFrame:
+    """Add features one by one, each time the one with which SI is highest.
+
+    Candidates are compared by the SI of float64 squared distances summed in the order of selection;
+    equal SI goes to the lower feature. The first feature is the best of `single_feature_si`.
+
+    Args:
+        features: real ``(N, D)``, torch or NumPy, N ≥ 2, finite.
+        labels: integers ``(N,)``.
+        max_features: where to stop; by default all D are put in order.
+
+    Returns:
+        DataFrame with the columns ``step`` (from 1), ``feature`` (column selected at that step) and
+        ``si``, exactly that of `SeparationIndex` on the columns selected so far, in their
+        order.
+
+    Raises:
+        TypeError, ValueError: if shapes do not fit, N < 2, a feature is NaN or infinite, or
+            ``max_features`` is not in 1 … D.
+
+    >>> x = [[0.0, 5.0, 0.0], [1.0, 5.0, 9.0], [4.0, 5.0, 1.0], [5.0, 5.0, 8.0]]
+    >>> forward_selection(x, [0, 0, 1, 1], max_features=2)
+       step  feature   si
+    0     1        0  1.0
+    1     2        1  1.0
+    """
+    x, y = _checked(features, labels)
+    wanted = x.shape[1] if max_features is None else max_features
+    check_positive(wanted, "max_features")
+    if wanted > x.shape[1]:
+        raise ValueError(f"max_features must lie in 1 … {x.shape[1]} (features); got {wanted}")
+    selected = [int(single_feature_si(x, y).numpy().argmax())]  # NumPy's: of equal ones the first
+    search = _Search(_scaled(x.double().T.contiguous()), y)
+    while len(selected) < wanted:
+        search.add(selected[-1])
+        left = [j for j in range(x.shape[1]) if j not in selected]
+        hits = search.hits(left)
+        selected.append(left[max(range(len(left)), key=lambda c: (int(hits[c]), -c))])
+    rows = [(s, selected[s - 1], _si(x[:, selected[:s]], y)) for s in range(1, wanted + 1)]
+    return pd.DataFrame(rows, columns=["step", "feature", "si"])
+
+
+def best_subset(selection: pd.DataFrame) -> list[int]:
+    """The selected features up to the step with the highest SI; of equal steps the first.
+
+    Args:
+        selection: what `forward_selection` returns.
+
+    >>> best_subset(pd.DataFrame({"step": [1, 2, 3], "feature": [7, 4, 5], "si": [0.5, 0.9, 0.9]}))
+    [7, 4]
+    """
+    end = int(selection["si"].to_numpy().argmax())
+    return [int(feature) for feature in selection["feature"].iloc[: end + 1]]
+
+
+def _nearest_by_sorting(columns: Tensor) -> Tensor:
+    """Nearest neighbor of each sample in each column alone: float64 ``(B, N)`` to int64."""
+    columns = _scaled(columns, dim=1)
+    n = columns.shape[1]
+    value, index = columns.sort(dim=1, stable=True)  # equal values stay in the order of their index
+    place = torch.arange(n, device=columns.device).expand_as(index)
+    new = torch.ones_like(value, dtype=torch.bool)
+    new[:, 1:] = value[:, 1:] != value[:, :-1]
+    start = torch.where(new, place, 0).cummax(dim=1).values  # of the group of equal values
+    last = torch.ones_like(new)
+    last[:, :-1] = new[:, 1:]
+    end = torch.where(last, place, n).flip(1).cummin(dim=1).values.flip(1)
+
+    def squared(at: Tensor) -> Tensor:
+        outside = (at < 0) | (at >= n)
+        gap = value.gather(1, at.clamp(0, n - 1)).sub_(value)
+        return gap.square_().masked_fill_(outside, torch.inf)
+
+    below, above = start - 1, end + 1
+    left, right = squared(below), squared(above)
+    # of a group the lowest index stands first; within its own group a sample skips itself
+    left_index = index.gather(1, start.gather(1, below.clamp(min=0)))
+    right_index = index.gather(1, above.clamp(max=n - 1))
+    take_left = (left < right) | ((left == right) & (left_index < right_index))
+    found = torch.where(take_left, left_index, right_index)
+    twin = torch.where(place == start, start + 1, start)
+    best = torch.minimum(left, right)
+    many = end > start
+    found = torch.where(many, index.gather(1, twin.clamp(max=n - 1)), found)
+    best = torch.where(many, 0, best)
+    # rounding can make further groups as near: these few samples look at all others
+    before = squared(torch.where(many, below, start.gather(1, below.clamp(min=0)) - 1))
+    after = squared(torch.where(many, above, end.gather(1, above.clamp(max=n - 1)) + 1))
+    unsure = ((before == best) | (after == best)).nonzero()
+    nearest = torch.empty_like(index).scatter_(1, index, found)
+    for row, at in unsure.tolist():
+        sample = int(index[row, at])
+        distances = (columns[row] - columns[row, sample]).square_()
+        distances[sample] = torch.inf
+        nearest[row, sample] = (distances == distances.min()).nonzero()[0, 0]
+    return nearest
+
+
+@dataclass
+class _Search:
+    """Hits of the nearest neighbors over the selected features and one more.
+
+    For each sample the list holds the nearest others when it was made, in the order of their index,
+    with their squared distances now; any sample outside is at least as far as ``reach``.
+    """
+
+    columns: Tensor  # (D, N) float64
+    labels: Tensor
+    selected: list[int] = field(default_factory=list)
+    ids: Tensor | None = None  # (N, K)
+    squared: Tensor | None = None  # (N, K)
+    reach: Tensor | None = None  # (N,)
+    listed: int = 0  # features selected when the lists were made
+
+    def add(self, feature: int) -> None:
+        self.selected.append(feature)
+        if self.ids is not None and self.squared is not None:
+            column = self.columns[feature]
+            self.squared += (column[:, None] - column[self.ids]).square_()
+
+    def hits(self, candidates: list[int]) -> Tensor:
+        """Samples, for each candidate, whose nearest neighbor then has their label: ``(C,)``."""
+        if self.ids is None:
+            self._make_lists()
+        same, sure = self._by_list(candidates)
+        unsure = ~sure.all(dim=0)
+        if self.listed < len(self.selected) and unsure.double().mean() > _TOO_MANY:
+            self._make_lists()
+            same, sure = self._by_list(candidates)
+            unsure = ~sure.all(dim=0)
+        for rows, squared in self._blocks(unsure.nonzero()[:, 0]):
+            for c, candidate in enumerate(candidates):
+                nearest = self._nearest(rows, squared, self.columns[candidate])
+                same[c, rows] = self.labels[nearest] == self.labels[rows]
+        return same.sum(dim=1)
+
+    def _by_list(self, candidates: list[int]) -> tuple[Tensor, Tensor]:
+        """Hits by the lists alone, and where they are proven: bool ``(C, N)`` each."""
+        assert self.ids is not None
+        assert self.squared is not None
+        assert self.reach is not None
+        n, k = self.ids.shape
+        same = torch.empty(len(candidates), n, dtype=torch.bool, device=self.labels.device)
+        sure = torch.empty_like(same)
+        same_label = self.labels[self.ids] == self.labels[:, None]
+        place = torch.arange(k, device=self.ids.device)
+        for c, candidate in enumerate(candidates):
+            column = self.columns[candidate]
+            squared = (column[:, None] - column[self.ids]).square_().add_(self.squared)
+            least = squared.amin(dim=1, keepdim=True)
+            first = torch.where(squared == least, place, k).amin(dim=1, keepdim=True)
+            same[c] = same_label.gather(1, first)[:, 0]
+            sure[c] = least[:, 0] < self.reach  # at equality one outside may have a lower index
+        return same, sure
+
+    def _make_lists(self) -> None:
+        n = len(self.labels)
+        k = min(_LIST, n - 1)
+        self.ids = torch.empty(n, k, dtype=torch.int64, device=self.labels.device)
+        self.squared = torch.empty(n, k, dtype=torch.float64, device=self.labels.device)
+        for rows, squared in self._blocks(torch.arange(n, device=self.labels.device)):
+            ids = squared.topk(k, largest=False, sorted=False).indices.sort(dim=1).values
+            self.ids[rows], self.squared[rows] = ids, squared.gather(1, ids)
+        # with all others in the list there is none outside
+        self.reach = (
+            self.squared.amax(dim=1) if k < n - 1 else self.squared.new_full((n,), torch.inf)
+        )
+        self.listed = len(self.selected)
+
+    def _blocks(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some rows at a time, and their squared distances over the selected features to all."""
+        n = len(self.labels)
+        for some in rows.split(max(1, _BLOCK // n)):
+            squared = self.columns.new_zeros(len(some), n)
+            for feature in self.selected:
+                column = self.columns[feature]
+                squared += (column[some, None] - column).square_()
+            squared[torch.arange(len(some)), some] = torch.inf
+            yield some, squared
+
+    @staticmethod
+    def _nearest(rows: Tensor, squared: Tensor, column: Tensor) -> Tensor:
+        total = (column[rows, None] - column).square_().add_(squared)
+        row, col = (total == total.amin(dim=1, keepdim=True)).nonzero().unbind(1)
+        first = torch.ones_like(row, dtype=torch.bool)
+        first[1:] = row[1:] != row[:-1]  # nonzero goes row by row, lower columns first
+        return col[first]
+
+
+def _si(features: Tensor, labels: Tensor) -> float:
+    nearest = kneighbors(features, 1).indices[:, 0]
+    return float((labels[nearest] == labels).double().mean())
+
+
+def _scaled(columns: Tensor, dim: int | None = None) -> Tensor:
+    """Multiplied by a power of two, exactly, where squares would leave the range of float64."""
+    low, high = columns.amin(dim=1), columns.amax(dim=1)
+    spread = (high - low) if dim is not None else (high - low).max()
+    if not bool(spread.isfinite().all()):
+        raise ValueError("features span more than float64 can hold; scale them down")
+    exponent = torch.frexp(spread).exponent.clamp(-1000, 1000)
+    exponent = torch.where(exponent.abs() > 300, exponent, 0)
+    if not bool(exponent.any()):
+        return columns
+    return columns * torch.exp2(-exponent.double()).reshape(-1, 1)
+
+
+def _checked(features: Any, labels: Any) -> tuple[Tensor, Tensor]:
+    x, y = as_matrix(features, "features"), as_integers(labels, "labels")
+    check_same_length(x, y, "features", "labels")
+    check_finite(x, "features")
+    if len(x) < 2:
+        raise ValueError("features has 1 sample: a nearest neighbor needs at least 2")
+    return x, y.to(x.device)

@@ -1,0 +1,315 @@
+"""The Separation Index of a labeled representation.
+
+Neighbors are searched once per object, as deep as the deepest order asked for; every index and
+every level (data set, class, sample) is then a cheap function of their labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from siutils.core import as_integers, as_matrix, check_finite, check_same_length, resolve_device
+from siutils.neighbors import Neighbors, kneighbors
+from siutils.separation import indices, samples, selection, triplets
+from siutils.separation.comparison import Comparison, compare_values
+from siutils.separation.cross import CrossSeparation
+from siutils.separation.family import IndexFamily
+from siutils.separation.runs import nearest_others, neighbors_among
+from siutils.separation.subsamples import subsample_curve
+from siutils.separation.uncertainty import MAX_SAMPLES, Lists, design_effect, list_depth
+
+ArrayLike = Tensor | np.ndarray
+STD_EPSILON = 1e-10  # of the reference study: keeps constant features finite
+
+
+class SeparationIndex(IndexFamily):
+    """How well features separate classes, judged by the nearest neighbors of each sample.
+
+    Distances are Euclidean; a sample is never its own neighbor; equal distances are ordered by the
+    lower index; the result equals a float64 brute force on every device. A sample with fewer than
+    r others of its label counts as not separated at order r (see `siutils.separation.indices`).
+
+    Args:
+        features: real ``(N, D)``, torch or NumPy, N ≥ 2, finite.
+        labels: integers ``(N,)``, any values: gaps and negative numbers are fine.
+        normalize: z-score each feature first, in float64: subtract the mean, divide by the sample
+            standard deviation (N − 1) plus 1e-10.
+        device: ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"`` or a ``torch.device``.
+
+    Attributes:
+        classes: int64 ``(C,)``, the label values in ascending order.
+        n, n_features, n_classes: N, D, C.
+
+    Raises:
+        TypeError: if labels are no integers or features no real numbers.
+        ValueError: if shapes do not fit, N < 2, or a feature is NaN or infinite.
+
+    >>> s = SeparationIndex(torch.tensor([[0.0], [1.0], [5.0], [6.5]]), torch.tensor([0, 0, 1, 0]))
+    >>> s.si(), s.si(per="class").tolist(), s.si(per="sample").tolist()
+    (0.5, [0.6666666666666666, 0.0], [1.0, 1.0, 0.0, 0.0])
+    """
+
+    def __init__(
+        self,
+        features: ArrayLike,
+        labels: ArrayLike,
+        normalize: bool = False,
+        device: str | torch.device = "auto",
+    ) -> None:
+        self.device = resolve_device(device)
+        self.normalize = normalize
+        features, labels = as_matrix(features, "features"), as_integers(labels, "labels")
+        check_same_length(features, labels, "features", "labels")
+        check_finite(features, "features")
+        if len(features) < 2:
+            raise ValueError("features has 1 sample: a nearest neighbor needs at least 2")
+        self.classes, codes = labels.cpu().unique(return_inverse=True)
+        self._codes, self._labels = codes, self.classes[codes]  # own memory
+        features = features.to(self.device)
+        self._scale = moments(features) if normalize else None
+        self._features = self._queries = self._scaled(features)
+        self.n, self.n_features = self._features.shape
+        self._candidate_labels, self._candidates = self._labels, self.n - 1
+        self._reference_counts = None
+        self._chosen: dict[int, Lists] = {}  # by seed
+        self.n_classes = len(self.classes)
+
+    def cross(self, test_features: ArrayLike, test_labels: ArrayLike) -> CrossSeparation:
+        """Score test samples among these samples: every index and order, for one search.
+
+        Test features are scaled with the mean and standard deviation of these features; labels are
+        compared as they are.
+
+        Args:
+            test_features: real ``(M, D)``.
+            test_labels: integers ``(M,)``, in the same coding as ``labels``.
+
+        Raises:
+            TypeError, ValueError: as the constructor, and if D differs.
+        """
+        features = as_matrix(test_features, "test_features")
+        labels = as_integers(test_labels, "test_labels").cpu()
+        check_same_length(features, labels, "test_features", "test_labels")
+        check_finite(features, "test_features")
+        if features.shape[1] != self.n_features:
+            raise ValueError(
+                f"test_features must have D = {self.n_features} as features has; "
+                f"got {features.shape[1]}"
+            )
+        queries = self._scaled(features.to(self.device))
+        return CrossSeparation(self._features, self._labels, queries, labels, self.normalize)
+
+    def cross_si(
+        self, test_features: ArrayLike, test_labels: ArrayLike, per: str = "dataset"
+    ) -> float | Tensor:
+        """The fraction of test samples whose nearest of these samples shares their label.
+
+        Short for ``cross(test_features, test_labels).si(per)``: see `cross`, which also has
+        the other indices, intervals and a report. A test class that is missing here has no hit.
+
+        Args:
+            test_features, test_labels: as in `cross`.
+            per: as in `si`; classes are those of ``test_labels``, ascending.
+
+        Raises:
+            TypeError, ValueError: as the constructor, and if D differs.
+        """
+        indices.check_level(per)
+        return self.cross(test_features, test_labels).si(per)
+
+    def compare(
+        self,
+        other: SeparationIndex,
+        index: str = "si",
+        order: int = 1,
+        level: float = 0.95,
+        seed: int = 0,
+    ) -> Comparison:
+        """Compare with another representation of the same samples, sample by sample.
+
+        See `siutils.separation.comparison` for the test. For many comparisons use
+        `siutils.separation.compare_all`, which corrects for their number.
+
+        Args:
+            other: of the same samples in the same order.
+            index: a name of ``siutils.separation.INDICES``.
+            order: the order of high-order, soft-order and anti SI.
+            level: coverage of the interval, in (0, 1).
+            seed: of the random partitions.
+
+        Raises:
+            ValueError: different N or labels, an unknown index, a wrong order or level.
+
+        >>> x, y = torch.arange(6.0)[:, None], torch.tensor([0, 0, 0, 1, 1, 1])
+        >>> found = SeparationIndex(x, y).compare(SeparationIndex(x % 3, y))
+        >>> round(found.effect, 3), found.wins, found.losses
+        (0.833, 5, 0)
+        """
+        if self.n != other.n:
+            raise ValueError(f"other must hold the same {self.n} samples; it has {other.n}")
+        if not torch.equal(self._labels, other._labels):
+            where = int((self._labels != other._labels).nonzero()[0, 0])
+            raise ValueError(f"other must have the same labels; they differ at sample {where}")
+        pair = self._sample_values(index, order), other._sample_values(index, order)
+        effect = self._design_effect(pair[0] - pair[1], index, order, seed, (other,))
+        return compare_values(*pair, self._labels, effect, level)
+
+    def curve(
+        self, n_list: Sequence[int], repeats: int = 10, max_order: int = 2, seed: int = 0
+    ) -> pd.DataFrame:
+        """Indices at smaller N, by random subsamples without replacement; see `subsamples`.
+
+        Args:
+            n_list: sizes, each from ``max_order`` + 1 to N.
+            repeats: subsamples per size.
+            max_order: highest order of high-order, soft-order and anti SI.
+            seed: of the choices.
+
+        Raises:
+            ValueError: a size or ``repeats`` out of range.
+        """
+        features, labels = self._features, self._labels
+        whole = self._hits(max_order) if self.n in n_list else None
+        return subsample_curve(features, labels, n_list, repeats, max_order, seed, whole)
+
+    def confusion(self, k: int = 1) -> pd.DataFrame:
+        """How often the k nearest neighbors of each class carry each label: counts ``(C, C)``.
+
+        See `siutils.separation.samples.neighbor_confusion`; at k = 1 the trace over N is SI.
+        """
+        return samples.neighbor_confusion(self._labels, self._labels[self._nearest(k).indices])
+
+    def hardest(self, n: int = 20, k: int = 8) -> pd.DataFrame:
+        """The n samples deepest among other labels, each with its k nearest neighbors.
+
+        See `siutils.separation.samples.hardest_samples`.
+        """
+        return samples.hardest_samples(self._labels, self._nearest(k), n)
+
+    def neighbor_table(self, chosen: ArrayLike | Sequence[int], k: int = 8) -> pd.DataFrame:
+        """Chosen samples with their k nearest: `siutils.separation.samples.neighbor_table`."""
+        return samples.neighbor_table(self._labels, self._nearest(k), chosen)
+
+    def label_errors(self, n: int | None = None, k: int = 200) -> pd.DataFrame:
+        """Samples ranked by how much their k nearest neighbors doubt their label.
+
+        See `siutils.separation.label_errors`.
+        """
+        return samples.label_errors(self._labels, self._nearest(k), n)
+
+    def local_triplets(self) -> triplets.LocalTriplets:
+        """The nearest same-label and the nearest other-label sample of every sample.
+
+        See `siutils.separation.local_triplets`.
+        """
+        return triplets.local_triplets(self._features, self._labels)
+
+    def global_triplet_index(
+        self, n_triplets: int = 100_000, generator: torch.Generator | None = None
+    ) -> float:
+        """The share of random triplets whose positive is nearer to the anchor than the negative.
+
+        See `siutils.separation.global_triplet_index`.
+        """
+        return triplets.global_triplet_index(self._features, self._labels, n_triplets, generator)
+
+    def feature_si(self) -> Tensor:
+        """SI of each single feature, float64 ``(D,)``: `siutils.separation.single_feature_si`.
+
+        >>> x = torch.tensor([[0.0, 0.0], [1.0, 8.0], [5.0, 2.0], [7.0, 9.0]])
+        >>> SeparationIndex(x, torch.tensor([0, 0, 1, 1])).feature_si().tolist()
+        [1.0, 0.0]
+        """
+        return selection.single_feature_si(self._features, self._labels)
+
+    def select_features(self, max_features: int | None = None) -> pd.DataFrame:
+        """Features added one by one, each time the one with which SI is highest.
+
+        See `siutils.separation.forward_selection`, and ``best_subset`` there.
+        """
+        return selection.forward_selection(self._features, self._labels, max_features)
+
+    def _nearest(self, k: int) -> Neighbors:
+        """On the CPU; all neighbors, where there are fewer than k."""
+        k = k if k < 1 else min(k, self.n - 1)
+        self._hits(k)
+        assert self._neighbors is not None
+        return Neighbors(self._distances[:, :k], self._neighbors[:, :k])
+
+    def _prepare(self, max_order: int, interval: bool) -> None:
+        if interval:
+            self._lists(max_order)
+        super()._prepare(max_order, interval)
+
+    def _search(self, k: int, rows: Tensor | None = None) -> Tensor:
+        if rows is None:
+            found = kneighbors(self._features, k)
+            self._distances = found.distances.cpu()
+            return found.indices.cpu()
+        return nearest_others(self._features, rows, k)
+
+    def _design_effect(
+        self,
+        values: Tensor,
+        index: str,
+        order: int,
+        seed: int,
+        others: tuple[SeparationIndex, ...] = (),
+    ) -> float:
+        if index == "center_si":
+            return 1.0
+        order = 1 if index == "si" else order
+        lists = tuple(s._lists(order, seed) for s in (self, *others))
+        return design_effect(values, lists, index, order, seed)
+
+    def _lists(self, order: int, seed: int = 0) -> Lists:
+        """Neighbor lists among all samples, or a random choice of many, for `design_effect`."""
+        if self.n <= MAX_SAMPLES:
+            depth = min(list_depth(order), self.n - 1)
+            hits = self._hits(max(depth, order))
+            assert self._neighbors is not None
+            return Lists(self._neighbors[:, :depth], hits[:, :depth])
+        depth = list_depth(order)
+        if seed not in self._chosen or self._chosen[seed].hits.shape[1] < depth:
+            generator = torch.Generator().manual_seed(seed)
+            rows = torch.randperm(self.n, generator=generator)[:MAX_SAMPLES].sort().values
+            neighbors, labels = neighbors_among(self._features, rows, depth), self._labels[rows]
+            self._chosen[seed] = Lists(neighbors, labels[neighbors] == labels[:, None])
+        return Lists(*(part[:, :depth] for part in self._chosen[seed]))
+
+    def _scaled(self, features: Tensor) -> Tensor:
+        if self._scale is None:
+            return features
+        return rescale(features, *self._scale)
+
+
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sample standard deviation per feature, float64, a slice of features at a time.
+
+    >>> [part.tolist() for part in moments(torch.tensor([[1.0], [3.0], [5.0]]))]
+    [[3.0], [2.0]]
+    """
+    n, most = len(features), 2**24 if features.is_cuda else 2**20  # few stay in the cache
+    # not lists of parts: small tensors between freed large ones would split the heap
+    mean, std = torch.empty(2, features.shape[1], dtype=torch.float64, device=features.device)
+    step = max(4, most // n)
+    for part, m, s in zip(features.split(step, 1), mean.split(step), std.split(step), strict=True):
+        values = part.to(torch.float64, copy=True)
+        torch.div(indices.column_sum(values), n, out=m)
+        variance = indices.column_sum(values.sub_(m).square_()) / (n - 1)
+        torch.sqrt(variance, out=s)
+    return mean, std
+
+
+def rescale(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Subtract the mean, divide by the standard deviation plus 1e-10: float64 ``(N, D)``.
+
+    >>> rescale(torch.tensor([[1.0], [3.0]]), torch.tensor([1.0]), torch.tensor([2.0])).tolist()
+    [[0.0], [1.0]]
+    """
+    return features.to(torch.float64, copy=True).sub_(mean).div_(std + STD_EPSILON)

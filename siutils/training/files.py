@@ -1,0 +1,107 @@
+"""The files of a training run: their folder, what is in them, and when they are written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torchvision
+from torch import nn
+
+from siutils.core import (
+    fingerprint,
+    load_checkpoint,
+    model_key,
+    replacing,
+    save_checkpoint,
+    write_file,
+)
+from siutils.data import ImageSet
+from siutils.training.recipes import Recipe
+
+
+class RunFiles:
+    """The folder of a run, named by a key of everything that determines the run's result.
+
+    It holds `meta.json`, `history.csv`, `last.pt` (what the next epoch starts from), `bestN.pt`
+    (weights of epoch N, the best until then) and `epochN.pt` (weights after the epochs to be kept).
+    """
+
+    def __init__(
+        self,
+        cache: Path,
+        model: nn.Module,
+        train: ImageSet,
+        val: ImageSet,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        code: str,
+        snapshots: tuple[int, ...] = (),
+    ) -> None:
+        facts = {
+            "model": type(model).__name__,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "train": f"{train.name}, {len(train)} images of {len(train.classes)} classes",
+            "val": f"{val.name}, {len(val)} images",
+            "recipe": dataclasses.asdict(recipe),
+            "transform": repr(model.transform),
+            "seed": seed,
+            "device": device.type,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "code": code,
+        }
+        content = (train.images, train.labels, val.images, val.labels)
+        kept = tuple(sorted(snapshots))
+        key = fingerprint(facts, model_key(model), content, kept)
+        self.folder, self.device = cache / "training" / key, device
+        self._next_save = 0.0
+        self._best_epoch: int | None = None  # that this process has written
+        if not (self.folder / "meta.json").exists():
+            write_file(self.folder / "meta.json", json.dumps(facts, indent=2) + "\n")
+
+    def save(self, last: dict[str, Any], best: dict[str, Any], finished: bool) -> None:
+        """Write what a new start needs, after an epoch; unless it is too soon after the last time.
+
+        Where writing takes more than 0.1 s, it waits until twenty times as much has passed. A run
+        that is killed in between repeats some epochs.
+        """
+        start = time.monotonic()
+        if start < self._next_save and not finished:
+            return
+        # last.pt comes last: killed in between, the run goes on from the old one and its best epoch
+        written = self.folder / f"best{best['epoch']}.pt"
+        if best["epoch"] != self._best_epoch:
+            save_checkpoint(best, written)
+            self._best_epoch = best["epoch"]
+        with replacing(self.folder / "history.csv") as temporary:
+            pd.DataFrame(last["history"]).to_csv(temporary, index=False)
+        save_checkpoint(last, self.folder / "last.pt")
+        for old in set(self.folder.glob("best*.pt")) - {written}:
+            old.unlink()
+        now = time.monotonic()
+        self._next_save = now + 20 * (now - start) if now - start > 0.1 else 0.0
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """`last` and `best` of an earlier start, or None."""
+        if not (self.folder / "last.pt").exists():
+            return None
+        state = ("model", "average", "optimizer", "history")
+        last = load_checkpoint(self.folder / "last.pt", state, self.device)
+        epoch = max(last["history"], key=lambda row: (row["val_accuracy"], row["epoch"]))["epoch"]
+        kept = ("epoch", "val_accuracy", "model")
+        return last, load_checkpoint(self.folder / f"best{epoch}.pt", kept, self.device)
+
+    def save_snapshot(self, epoch: int, weights: dict[str, torch.Tensor]) -> None:
+        """Keep the weights after an epoch; to be called before `save`."""
+        save_checkpoint({"model": weights}, self.folder / f"epoch{epoch}.pt")
+
+    def snapshot(self, epoch: int) -> dict[str, torch.Tensor]:
+        """The weights after an epoch that was kept."""
+        return load_checkpoint(self.folder / f"epoch{epoch}.pt", ("model",), self.device)["model"]
