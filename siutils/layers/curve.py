@@ -43,7 +43,6 @@ from siutils.features import (
 from siutils.layers.plan import SHARE, Step, is_large, plan_steps, room_needed
 from siutils.layers.scores import MIN_ROOM, How, Scored, read_scores, score, write_scores
 from siutils.layers.transitions import LayerSamples
-from siutils.neighbors import little_room
 
 
 def layer_curve(
@@ -369,8 +368,8 @@ def _score_step(
         size = sum(4 * part.numel() for part in parts)
         large = how.copies and is_large(size, how.copies, how.memory)
         copy = 0 if large else 2 * how.copies * size
-        with little_room(how.room(held + copy)):
-            scored = score(parts, labels, how, folders[0] if large else None)
+        limited = replace(how, search_memory=how.room(held + copy))
+        scored = score(parts, labels, limited, folders[0] if large else None)
         del parts
         remove_scratch(files[job])
         yield job, scored

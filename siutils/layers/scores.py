@@ -31,6 +31,7 @@ class How:
     batch_size: int
     memory: float
     samples: bool  # whether each sample's values are wanted
+    search_memory: float = math.inf
 
     @property
     def copies(self) -> int:
@@ -89,9 +90,11 @@ def _index(
     scale: tuple[Tensor, Tensor] | None = None,
 ) -> SeparationIndex:
     if scratch is None:
-        return SeparationIndex(features, labels, how.normalize, how.device)
+        return SeparationIndex(
+            features, labels, how.normalize, how.device, memory=how.search_memory
+        )
     scaled = _rescaled(features, scale or moments(features), scratch)
-    return SeparationIndex(scaled, labels, False, how.device)
+    return SeparationIndex(scaled, labels, False, how.device, memory=how.search_memory)
 
 
 def _rescaled(features: Tensor, scale: tuple[Tensor, Tensor], folder: Path) -> Tensor:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -114,23 +112,6 @@ def merge(a: Neighbors, b: Neighbors) -> Neighbors:
     return Neighbors(distances.gather(1, order), indices.gather(1, order))
 
 
-_MOST_ROOM: ContextVar[float] = ContextVar("most_room", default=math.inf)
-
-
-@contextlib.contextmanager
-def little_room(most: float) -> Iterator[None]:
-    """Searches inside keep no more than `most` bytes beside their features.
-
-    >>> with little_room(1e9):
-    ...     pass
-    """
-    token = _MOST_ROOM.set(most)
-    try:
-        yield
-    finally:
-        _MOST_ROOM.reset(token)
-
-
 @dataclass(frozen=True)
 class Job:
     x: Tensor
@@ -141,13 +122,14 @@ class Job:
     scale: float  # power of two that brings the spread of the data to about 1
     center: Tensor
     chunk: int | None
+    memory: float = math.inf  # bytes that the search may take beside the features
 
     @property
     def room(self) -> int:
         """Bytes to work in beside the features: a quarter of theirs, and a billion, if allowed."""
         sets = [self.x] if self.own else [self.x, self.q]
         size = sum(s.numel() * s.element_size() for s in sets)
-        return int(min(10**9 + size // 4, _MOST_ROOM.get()))
+        return int(min(10**9 + size // 4, self.memory))
 
     @property
     def short(self) -> bool:

@@ -47,6 +47,7 @@ def kneighbors(
     method: str = "auto",
     chunk_size: int | None = None,
     device: str | torch.device | None = None,
+    memory: float = math.inf,
 ) -> Neighbors:
     """Find the k nearest neighbors of every sample, exactly.
 
@@ -77,6 +78,8 @@ def kneighbors(
         chunk_size: Rows per step; by default what suits the device. Never changes a result.
         device: Where to compute; default is where ``features`` are. On CUDA they are copied there
             as a whole.
+        memory: Bytes that the search should keep to beside the features, some hundred MB at the
+            least; by default a gigabyte and a quarter of the features' size.
 
     Returns:
         Neighbors: distances and indices, both (M, k), on the device of ``features``.
@@ -112,12 +115,12 @@ def kneighbors(
     q = x if queries is None else q.to(target)
     # the caller's autocast would turn the products to half precision, outside their bound
     with torch.autocast(target.type, enabled=False):
-        job = _prepare(x, q, k, queries is None, chunk_size)
+        job = _prepare(x, q, k, queries is None, chunk_size, memory)
         found = _exhaust(job) if method == "exact" else _search(job, method)
     return Neighbors((_sqrt(found.distances) / job.unit).to(home), found.indices.to(home))
 
 
-def _prepare(x: Tensor, q: Tensor, k: int, own: bool, chunk: int | None) -> Job:
+def _prepare(x: Tensor, q: Tensor, k: int, own: bool, chunk: int | None, memory: float) -> Job:
     low, high = _extent(x, "features")
     if not own:
         low_q, high_q = _extent(q, "queries")
@@ -133,7 +136,7 @@ def _prepare(x: Tensor, q: Tensor, k: int, own: bool, chunk: int | None) -> Job:
     count = max(64, min(_sketch.SAMPLE, 2**25 // x.shape[1]))
     groups = _sketch.spread_out(len(x), count, x.device).tensor_split(min(9, len(x)))
     center = torch.stack([x[g].double().mul_(1 / len(g)).sum(0) for g in groups]).median(0).values
-    return Job(x, q, k, own, unit, scale, center, chunk)
+    return Job(x, q, k, own, unit, scale, center, chunk, memory)
 
 
 def _extent(values: Tensor, name: str) -> tuple[Tensor, Tensor]:

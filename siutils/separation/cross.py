@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -48,7 +49,9 @@ class CrossSeparation(IndexFamily):
         test_features: Tensor,
         test_labels: Tensor,
         normalize: bool = False,
+        memory: float = math.inf,
     ) -> None:
+        self._memory = memory
         self._features, self._queries, self.normalize = features, test_features, normalize
         self.classes, self._codes = test_labels.unique(return_inverse=True)
         self._labels, self._candidate_labels = self.classes[self._codes], labels
@@ -64,7 +67,7 @@ class CrossSeparation(IndexFamily):
 
     def _search(self, k: int, rows: Tensor | None = None) -> Tensor:
         queries = self._queries if rows is None else self._queries[rows.to(self._queries.device)]
-        return kneighbors(self._features, k, queries=queries).indices.cpu()
+        return kneighbors(self._features, k, queries=queries, memory=self._memory).indices.cpu()
 
     def _design_effect(self, values: Tensor, index: str, order: int, seed: int) -> float:
         return 1.0

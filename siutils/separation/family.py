@@ -39,6 +39,7 @@ class IndexFamily(ABC):
     n_features: int
     n_classes: int
     normalize: bool
+    _memory: float  # bytes that a search may take
     _features: Tensor  # (N, D), of the samples to be neighbors
     _queries: Tensor  # (n, D), of the scored samples
     _codes: Tensor  # (n,), positions in classes
@@ -241,7 +242,9 @@ class IndexFamily(ABC):
             classes, codes = self._candidate_labels.unique(return_inverse=True)
             codes = codes.to(self._features.device)
             means = indices.class_means(self._features, codes, len(classes))
-            nearest = kneighbors(means, 1, queries=self._queries).indices[:, 0].cpu()
+            nearest = (
+                kneighbors(means, 1, queries=self._queries, memory=self._memory).indices[:, 0].cpu()
+            )
             self._centered = classes[nearest] == self._labels
         return self._centered
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,13 +15,14 @@ ENTRIES = 2**23  # neighbors held at once
 BLOCK = 2**26  # features copied at once
 
 
-def nearest_others(features: Tensor, rows: Tensor, k: int) -> Tensor:
+def nearest_others(features: Tensor, rows: Tensor, k: int, memory: float = math.inf) -> Tensor:
     """The k nearest neighbors of some samples among all others, each excluded by its own index.
 
     Args:
         features: real ``(N, D)``.
         rows: int64 ``(M,)``, the samples asked about.
         k: 1 ≤ k ≤ N − 1.
+        memory: as in `siutils.kneighbors`.
 
     Returns:
         Int64 ``(M, k)`` on the CPU, nearest first, equal distances by the lower index.
@@ -29,19 +31,20 @@ def nearest_others(features: Tensor, rows: Tensor, k: int) -> Tensor:
     [[0, 2], [0, 1]]
     """
     queries = features[rows.to(features.device)]
-    found = kneighbors(features, k + 1, queries=queries).indices.cpu()
+    found = kneighbors(features, k + 1, queries=queries, memory=memory).indices.cpu()
     keep = found != rows[:, None]
     keep[keep.all(dim=1), k] = False  # more than k copies of lower index: the sample is not listed
     return found[keep].view(len(rows), k)
 
 
-def neighbors_among(features: Tensor, rows: Tensor, k: int) -> Tensor:
+def neighbors_among(features: Tensor, rows: Tensor, k: int, memory: float = math.inf) -> Tensor:
     """The k nearest neighbors of some samples among each other, without a copy of all of them.
 
     Args:
         features: real ``(N, D)``.
         rows: int64 ``(M,)``, the samples, ascending.
         k: 1 ≤ k ≤ M − 1.
+        memory: as in `siutils.kneighbors`.
 
     Returns:
         Int64 ``(M, k)`` on the CPU, places in ``rows``, nearest first.
@@ -57,7 +60,7 @@ def neighbors_among(features: Tensor, rows: Tensor, k: int) -> Tensor:
         queries, near, start = features[own], [], 0
         for part in parts:
             others = features[part] if part is not own else queries
-            here = kneighbors(others, k, None if part is own else queries)
+            here = kneighbors(others, k, None if part is own else queries, memory=memory)
             near.append((here.distances, here.indices + start))
             start += len(part)
         distances, indices = (torch.cat(n, dim=1) for n in zip(*near, strict=True))

@@ -6,6 +6,7 @@ every level (data set, class, sample) is then a cheap function of their labels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,6 +41,7 @@ class SeparationIndex(IndexFamily):
         normalize: z-score each feature first, in float64: subtract the mean, divide by the sample
             standard deviation (N − 1) plus 1e-10.
         device: ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"`` or a ``torch.device``.
+        memory: bytes that a search should keep to, see `siutils.kneighbors`.
 
     Attributes:
         classes: int64 ``(C,)``, the label values in ascending order.
@@ -60,8 +62,11 @@ class SeparationIndex(IndexFamily):
         labels: ArrayLike,
         normalize: bool = False,
         device: str | torch.device = "auto",
+        *,
+        memory: float = math.inf,
     ) -> None:
         self.device = resolve_device(device)
+        self._memory = memory
         self.normalize = normalize
         features, labels = as_matrix(features, "features"), as_integers(labels, "labels")
         check_same_length(features, labels, "features", "labels")
@@ -102,7 +107,9 @@ class SeparationIndex(IndexFamily):
                 f"got {features.shape[1]}"
             )
         queries = self._scaled(features.to(self.device))
-        return CrossSeparation(self._features, self._labels, queries, labels, self.normalize)
+        return CrossSeparation(
+            self._features, self._labels, queries, labels, self.normalize, self._memory
+        )
 
     def cross_si(
         self, test_features: ArrayLike, test_labels: ArrayLike, per: str = "dataset"
@@ -248,10 +255,10 @@ class SeparationIndex(IndexFamily):
 
     def _search(self, k: int, rows: Tensor | None = None) -> Tensor:
         if rows is None:
-            found = kneighbors(self._features, k)
+            found = kneighbors(self._features, k, memory=self._memory)
             self._distances = found.distances.cpu()
             return found.indices.cpu()
-        return nearest_others(self._features, rows, k)
+        return nearest_others(self._features, rows, k, self._memory)
 
     def _design_effect(
         self,
@@ -278,7 +285,10 @@ class SeparationIndex(IndexFamily):
         if seed not in self._chosen or self._chosen[seed].hits.shape[1] < depth:
             generator = torch.Generator().manual_seed(seed)
             rows = torch.randperm(self.n, generator=generator)[:MAX_SAMPLES].sort().values
-            neighbors, labels = neighbors_among(self._features, rows, depth), self._labels[rows]
+            neighbors, labels = (
+                neighbors_among(self._features, rows, depth, self._memory),
+                self._labels[rows],
+            )
             self._chosen[seed] = Lists(neighbors, labels[neighbors] == labels[:, None])
         return Lists(*(part[:, :depth] for part in self._chosen[seed]))
 
