@@ -1,6 +1,10 @@
 """Inputs on which implementations of the indices differ: duplicates, shifts, gaps, tiny classes."""
 
 import numpy as np
+import torch
+
+from siutils.neighbors import Neighbors
+from siutils.separation import Record
 
 RNG = np.random.default_rng
 
@@ -9,6 +13,13 @@ def random_data(seed=0, n=150, d=5, classes=4):
     rng = RNG(seed)
     labels = rng.integers(0, classes, n)
     return (rng.normal(size=(n, d)) + labels[:, None] * 0.6).astype(np.float32), labels
+
+
+def record_across(separated, labels=None):
+    """A record of samples among those of a second set, of which only the hits matter."""
+    y = torch.zeros(separated.shape[-1]).long() if labels is None else labels
+    near = Neighbors(torch.zeros(len(y), 1), torch.zeros(len(y), 1).long())
+    return Record(y, near, separated[:, None], reference_counts=[len(y)])
 
 
 def duplicates():

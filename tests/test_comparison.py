@@ -8,19 +8,18 @@ import pytest
 import torch
 from labeled_data import random_data
 from scipy import stats
-from test_uncertainty import values
 
 from siutils import SeparationIndex
-from siutils.separation import uncertainty
+from siutils.neighbors import Neighbors
 from siutils.separation.comparison import (
+    compare,
     compare_all,
     compare_groups,
-    compare_values,
     holm,
     sign_test,
     significant_groups,
 )
-from siutils.separation.uncertainty import Lists
+from siutils.separation.record import Record
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 0), (3, 9), (40, 20), (7, 7), (1, 2)])
@@ -47,24 +46,21 @@ def test_holm_on_a_case_done_by_hand_and_in_any_order():
 
 
 def copies(generator, n=200, noise=0.7):
-    """Two equally noisy copies of the same samples: neighbor lists of each."""
+    """Records of two equally noisy copies of the same samples."""
     labels = torch.randint(0, 3, (n,), generator=generator)
     x = torch.randn(n, 3, generator=generator) + 1.5 * torch.eye(3)[labels]
     for _ in range(2):
         noisy = x + noise * torch.randn(n, 3, generator=generator)
         distances = torch.cdist(noisy, noisy, compute_mode="donot_use_mm_for_euclid_dist")
-        neighbors = distances.fill_diagonal_(torch.inf).topk(8, largest=False).indices
-        yield Lists(neighbors, labels[neighbors] == labels[:, None])
+        near = Neighbors(*distances.fill_diagonal_(torch.inf).topk(8, largest=False))
+        yield Record(labels, near, labels[near.indices] == labels[:, None])
 
 
 def test_type_one_error_is_near_5_percent_where_mcnemar_is_far_above(one_thread):
     generator = torch.Generator().manual_seed(0)
     rejected, uncorrected, excluded, repetitions = 0, 0, 0, 600
     for _ in range(repetitions):
-        a, b = copies(generator)
-        first, second = (values(part.hits, "si", 1) for part in (a, b))
-        effect = uncertainty.design_effect(first - second, (a, b), "si", 1)
-        found = compare_values(first, second, torch.zeros(len(first)).long(), effect)
+        found = compare(*copies(generator))
         rejected += found.p_value < 0.05
         uncorrected += found.p_independent < 0.05
         excluded += not found.low <= 0 <= found.high
@@ -121,12 +117,12 @@ def test_a_clear_difference_is_found_and_survives_the_correction():
 def test_comparisons_that_make_no_sense_are_refused():
     x, y = random_data()
     s = SeparationIndex(x, y)
-    with pytest.raises(ValueError, match="other must hold the same 150 samples; it has 149"):
+    with pytest.raises(ValueError, match="must hold the same samples; got 150 and 149"):
         s.compare(SeparationIndex(x[1:], y[1:]))
     other = y.copy()
     other[7] += 1
     with pytest.raises(
-        ValueError, match="other must have the same labels; they differ at sample 7"
+        ValueError, match="must hold the same samples; their labels differ at sample 7"
     ):
         s.compare(SeparationIndex(x, other))
     with pytest.raises(ValueError, match="representations must be two or more"):

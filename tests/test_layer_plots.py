@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from labeled_data import record_across
 from matplotlib.text import Text
 
 from siutils.figures import layers as layer_plots
-from siutils.layers.transitions import STATES, LayerSamples, flows, paired_tests
+from siutils.layers.transitions import STATES, flows, paired_tests
 
 
 def curves(values, n_layers=4):
@@ -23,8 +24,7 @@ def curves(values, n_layers=4):
 
 
 def verdicts():
-    y = torch.zeros(40).long()
-    low, high = (LayerSamples(y, torch.arange(40) < k, None) for k in (10, 30))
+    low, high = (record_across(torch.arange(40) < k) for k in (10, 30))
     return paired_tests({"up": (low, high), "down": (high, low), "none": (low, low)})
 
 

@@ -14,9 +14,8 @@ from torch import nn
 from siutils import SeparationIndex, extract_features, layer_curve
 from siutils.data.images import Transform
 from siutils.layers.curve import layer_scores
-from siutils.layers.transitions import compare_layers
 from siutils.neighbors.sketch import Sketch
-from siutils.separation.family import ORDERED
+from siutils.separation import INDICES, compare
 
 LAYERS = ["0", "1", "2", "3"]
 
@@ -236,10 +235,11 @@ def test_features_of_an_interrupted_call_serve_the_next_and_go_with_it(
 
 
 def test_damaged_scores_are_one_clear_error(network, tmp_path):
-    layer_curve(network, *data(), ["3"], device="cpu", cache=tmp_path)
-    (file,) = tmp_path.rglob("*.json")
-    file.write_text(file.read_text()[:-9])
-    with pytest.raises(RuntimeError, match=r"cannot read the scores .*3\.json: .*Delete this file"):
+    _, records = layer_scores(network, *data(), ["3"], device="cpu", cache=tmp_path)
+    assert list(records) == [("3", "flattened", "train")]
+    (file,) = (tmp_path / "layers").rglob("*.pt")
+    file.write_bytes(file.read_bytes()[:-99])
+    with pytest.raises(RuntimeError, match=r"cannot read the scores .*3\.pt: .*Delete this file"):
         layer_curve(network, *data(), ["3"], device="cpu", cache=tmp_path)
 
 
@@ -298,13 +298,14 @@ def test_samples_of_each_layer_serve_the_same_tests_as_separation_indices(
 ):
     first, second = two_sets()
     options = {"device": "cpu", "order": 3, "pool": [None, "mean"], "memory": memory}
+    options["interval"] = True
     expected = layer_curve(network, *first, ["0", "2"], test=second, **options)
     for _ in range(2):  # scored, then read
-        table, samples = layer_scores(
+        table, records = layer_scores(
             network, *first, ["0", "2"], test=second, cache=tmp_path, **options
         )
         assert table.equals(expected)
-        assert len(samples) == 2 * 2 * 3
+        assert len(records) == 2 * 2 * 3
         indices = {}
         for layer in ("0", "2"):
             with torch.no_grad():
@@ -313,14 +314,14 @@ def test_samples_of_each_layer_serve_the_same_tests_as_separation_indices(
             test = SeparationIndex(z, second[1], normalize=True)
             indices[layer] = {"train": train, "test": test, "cross": train.cross(z, second[1])}
             for split, index in indices[layer].items():
-                found = samples[layer, "flattened", split]
+                found = records[layer, "flattened", split]
                 assert torch.equal(found.separated, index.si(per="sample") == 1)
                 assert torch.equal(found.labels, second[1] if split != "train" else first[1])
         for split in ("train", "test"):
-            pair = [samples[layer, "flattened", split] for layer in ("0", "2")]
-            compared = compare_layers(*pair)
+            pair = [records[layer, "flattened", split] for layer in ("0", "2")]
+            compared = compare(*pair)
             assert compared[:-1] == indices["0"][split].compare(indices["2"][split])[:-1]
-        assert samples["0", "mean", "cross"].lists is None
+        assert records["0", "mean", "cross"].lists(1) is None
 
 
 def test_every_index_of_every_class_and_sample_at_each_layer(network, tmp_path):
@@ -335,7 +336,7 @@ def test_every_index_of_every_class_and_sample_at_each_layer(network, tmp_path):
         )
         for split, index in splits.items():
             calls = {("si", 1): index.si, ("center_si", 0): index.center_si} | {
-                (name, r): partial(getattr(index, name), r) for name in ORDERED for r in (1, 3)
+                (name, r): partial(getattr(index, name), r) for name in INDICES[1:4] for r in (1, 3)
             }
             for (name, order), call in calls.items():
                 by_sample = scores.values(name, order, "sample", split)
@@ -352,12 +353,3 @@ def test_every_index_of_every_class_and_sample_at_each_layer(network, tmp_path):
     }.items():
         with pytest.raises(ValueError, match=message):
             scores.values(*wrong)
-
-
-def test_samples_of_a_single_set_and_a_damaged_file(network, tmp_path):
-    _, samples = layer_scores(network, *data(), ["3"], device="cpu", cache=tmp_path)
-    assert list(samples) == [("3", "flattened", "train")]
-    (file,) = tmp_path.rglob("3.pt")
-    file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(RuntimeError, match=r"cannot load the checkpoint .*3\.pt"):
-        layer_scores(network, *data(), ["3"], device="cpu", cache=tmp_path)

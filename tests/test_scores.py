@@ -32,8 +32,8 @@ def test_only_unfinished_runs_are_searched_deeper(monkeypatch):
     asked = []
     search = runs.nearest_others
     monkeypatch.setattr(
-        "siutils.separation.separation_index.nearest_others",
-        lambda x, rows, k: asked.append((len(rows), k)) or search(x, rows, k),
+        "siutils.separation.runs.nearest_others",
+        lambda x, rows, k, memory: asked.append((len(rows), k)) or search(x, rows, k),
     )
     x, y = random_data(3, 400)
     scores = SeparationIndex(x, y).separation_score().abs()
@@ -45,7 +45,7 @@ def test_nearest_others_removes_the_own_index_not_the_first_place():
     x, _ = duplicates()
     rows = torch.arange(0, 200, 3)
     for k in (1, 4, 199):
-        oracle = SeparationIndex(x, np.zeros(200, int))._search(k)[rows]
+        oracle = SeparationIndex(x, np.zeros(200, int)).record(k).neighbors.indices[rows]
         assert torch.equal(runs.nearest_others(torch.from_numpy(x), rows, k), oracle)
 
 

@@ -67,12 +67,12 @@ def test_identities_and_invariances(seed, n, d, classes):
 
 
 def test_neighbors_are_searched_once_and_as_deep_as_needed(monkeypatch):
-    import siutils.separation.separation_index as module
+    import siutils.separation.family as module
 
     depths = []
     search = module.kneighbors
     monkeypatch.setattr(
-        module, "kneighbors", lambda x, k, **o: depths.append(k) or search(x, k, **o)
+        module, "kneighbors", lambda x, k, *a, **o: depths.append(k) or search(x, k, *a, **o)
     )
     s = SeparationIndex(*random_data())
     s.si(), s.anti_si(4), s.high_order_si(3), s.soft_order_si(2, per="class")

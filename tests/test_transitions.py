@@ -3,32 +3,26 @@
 import numpy as np
 import pytest
 import torch
+from labeled_data import record_across
 
 from siutils import SeparationIndex
 from siutils.layers.explanations import findings, sentence
 from siutils.layers.transitions import (
     STATES,
-    LayerSamples,
     class_arrival,
     compare_changes,
-    compare_layers,
     flows,
     paired_tests,
     settled_at,
     shortest_prefix,
 )
-from siutils.separation.comparison import sign_test
+from siutils.separation.comparison import compare, sign_test
 
 
 def random_separation(n_layers, n, seed):
     generator = torch.Generator().manual_seed(seed)
     rate = torch.linspace(0.3, 0.9, n_layers)[:, None]
     return torch.rand(n_layers, n, generator=generator) < rate
-
-
-def samples_of(separated, labels=None):
-    y = torch.zeros(separated.shape[-1]).long() if labels is None else labels
-    return LayerSamples(y, separated, None)
 
 
 # Naive oracles
@@ -100,14 +94,14 @@ def two_layers(n=150, shift=0.0):
 
 
 def kept(index):
-    return LayerSamples(index._labels, index.si(per="sample") == 1, index._lists(1))
+    return index.record(lists=True)
 
 
 @pytest.mark.parametrize("shift", [0.0, 1000.0])
 def test_layers_are_compared_as_separation_indices_are(shift):
     first, second = two_layers(shift=shift)
     expected = first.compare(second)
-    found = compare_layers(kept(first), kept(second))
+    found = compare(kept(first), kept(second))
     assert found[:-1] == expected[:-1]
     assert found.classes.equals(expected.classes)
     (row,) = paired_tests({"a": (kept(second), kept(first))}).to_dict("records")
@@ -121,8 +115,8 @@ def test_layers_are_compared_as_separation_indices_are(shift):
 
 
 def test_across_two_sets_the_design_effect_is_one():
-    first, second = (samples_of(s) for s in random_separation(2, 80, 0))
-    found = compare_layers(first, second)
+    first, second = (record_across(s) for s in random_separation(2, 80, 0))
+    found = compare(first, second)
     wins = int((first.separated & ~second.separated).sum())
     losses = int((second.separated & ~first.separated).sum())
     assert (found.design_effect, found.wins, found.losses) == (1.0, wins, losses)
@@ -130,7 +124,7 @@ def test_across_two_sets_the_design_effect_is_one():
 
 
 def test_verdicts_are_corrected_for_their_number():
-    before, better = samples_of(torch.zeros(8).bool()), samples_of(torch.arange(8) < 6)
+    before, better = record_across(torch.zeros(8).bool()), record_across(torch.arange(8) < 6)
     alone = paired_tests({"a": (before, better)})
     assert alone["verdict"].tolist() == ["rises"]  # p = 1/64
     many = paired_tests({str(i): (before, better) for i in range(9)})
@@ -140,16 +134,19 @@ def test_verdicts_are_corrected_for_their_number():
 
 
 def test_layers_of_other_samples_are_refused():
-    first = samples_of(torch.ones(4).bool(), torch.tensor([0, 0, 1, 1]))
+    first = record_across(torch.ones(4).bool(), torch.tensor([0, 0, 1, 1]))
     with pytest.raises(ValueError, match="labels differ"):
-        compare_layers(first, samples_of(torch.ones(4).bool()))
+        compare(first, record_across(torch.ones(4).bool()))
     index = two_layers()[0]
-    across = LayerSamples(index._labels, torch.ones(index.n).bool(), None)
+    across = record_across(torch.ones(index.n).bool(), kept(index).labels)
     with pytest.raises(ValueError, match="both be scored within one set"):
-        compare_layers(kept(index), across)
-    for name, missing in {"center_si": "centered", "anti_si": "hits"}.items():
-        with pytest.raises(ValueError, match=f"index {name} needs {missing}, which these samples"):
-            across.values(name)
+        compare(kept(index), across)
+    with pytest.raises(ValueError, match="index center_si needs center hits"):
+        across.values("center_si")
+    with pytest.raises(ValueError, match="order must lie in 1 … 1"):
+        across.values("anti_si", 2)
+    with pytest.raises(ValueError, match=r"need 8 neighbors of each sample.*interval=True"):
+        compare(*(SeparationIndex(x, torch.arange(9) % 2).record(1) for x in torch.rand(2, 9, 1)))
     with pytest.raises(ValueError, match="at least one pair"):
         paired_tests({})
     with pytest.raises(ValueError, match="bool"):
@@ -164,7 +161,7 @@ def test_layers_of_other_samples_are_refused():
 
 
 def prefix_of(counts, reference, n=200):
-    parts = {f"layer {d}": samples_of(torch.arange(n) < k) for d, k in enumerate(counts)}
+    parts = {f"layer {d}": record_across(torch.arange(n) < k) for d, k in enumerate(counts)}
     return shortest_prefix(parts, f"layer {reference}")
 
 
@@ -212,7 +209,7 @@ def test_an_unknown_reference_is_refused():
 )
 def test_findings_follow_from_the_difference_of_changes(baseline, without, expected):
     cases = {
-        case: tuple(samples_of(torch.arange(200) < k) for k in (100, after))
+        case: tuple(record_across(torch.arange(200) < k) for k in (100, after))
         for case, after in (("base", baseline), ("c", without))
     }
     tests = paired_tests(cases)
@@ -225,7 +222,7 @@ def test_findings_follow_from_the_difference_of_changes(baseline, without, expec
 
 
 def test_other_samples_are_stated_but_not_paired():
-    cases = {name: (samples_of(torch.ones(n).bool()),) * 2 for name, n in (("a", 30), ("b", 40))}
+    cases = {name: (record_across(torch.ones(n).bool()),) * 2 for name, n in (("a", 30), ("b", 40))}
     given = paired_tests(cases), {"x": ("a", ["b"])}
     (found,) = findings(cases, *given, other_samples=["b"])["finding"]
     assert found.endswith("of a; these are other images, so that the difference is not tested.")
@@ -238,8 +235,8 @@ def test_a_difference_of_changes_knows_that_neighbors_depend_on_each_other():
     x, y = torch.randn(300, 4, 3, generator=generator), torch.arange(300) % 3
     x = x + y[:, None, None] * torch.tensor([0.0, 0.5, 1.0, 0.8])[:, None]
     parts = [SeparationIndex(x[:, i], y) for i in range(4)]
-    a, b, c, d = (LayerSamples(y, s.si(per="sample") == 1, s._lists(1)) for s in parts)
-    plain = compare_layers(b, a)
+    a, b, c, d = (kept(part) for part in parts)
+    plain = compare(b, a)
     # no change there: the change here is all
     assert compare_changes((a, b), (a, a)) == pytest.approx((plain.effect, plain.low, plain.high))
     gap, low, high = compare_changes((a, b), (b, a))
@@ -249,4 +246,4 @@ def test_a_difference_of_changes_knows_that_neighbors_depend_on_each_other():
     gap, low, high = compare_changes((a, b), (c, d))
     assert gap == pytest.approx(float((values[0] - values[1] - values[2] + values[3]).mean()))
     with pytest.raises(ValueError, match="both be scored within one set"):
-        compare_changes((a, b), (samples_of(c.separated, y), samples_of(d.separated, y)))
+        compare_changes((a, b), (record_across(c.separated, y), record_across(d.separated, y)))

@@ -47,7 +47,7 @@ def test_95_percent_intervals_cover_in_93_to_97_percent_of_500_repetitions(popul
             for kind in KINDS:
                 v, depth = values(hits, *kind), uncertainty.list_depth(kind[1])
                 lists = Lists(neighbors[:, :depth], hits[:, :depth])
-                effect = uncertainty.design_effect(v, (lists,), *kind)
+                effect = uncertainty.design_effect(v, [(1, lists)], *kind)
                 found = uncertainty.interval(v, effect)
                 covered[kind] += found.low <= truth[kind] <= found.high
             naive = uncertainty.interval(values(hits, *KINDS[0]), 1.0)
@@ -63,14 +63,19 @@ def test_design_effect_is_the_ratio_of_variances(one_thread):
     effects = []
     for neighbors, h in zip(*draws(means, n, 20, generator, 8), strict=True):
         v = values(h, "si", 1)
-        effects.append(uncertainty.design_effect(v, (Lists(neighbors, h),), "si", 1))
+        effects.append(uncertainty.design_effect(v, [(1, Lists(neighbors, h))], "si", 1))
     assert np.mean(effects) == pytest.approx(true, rel=0.1)
+
+
+def complete(index):
+    record = index.record(index.n - 1)
+    return Lists(record.neighbors.indices, record.hits)
 
 
 def test_dealt_values_are_the_index_within_each_group():
     x, y = random_data(1, 80)
     s = SeparationIndex(x, y)
-    lists = Lists(s._search(79), s._hits(79))  # complete
+    lists = complete(s)
     groups = torch.arange(80)[:, None] % 4
     for index in ("high_order_si", "soft_order_si", "anti_si"):
         found, enough = uncertainty._dealt(groups, lists, index, 3)
@@ -84,9 +89,9 @@ def test_short_lists_leave_samples_out_but_no_wrong_values_in():
     x, y = random_data(1, 80)
     s = SeparationIndex(x, y)
     groups = torch.arange(80)[:, None] % 4
-    lists = Lists(s._search(5), s._hits(5)[:, :5])
+    lists = Lists(*(part[:, :5] for part in complete(s)))
     found, enough = uncertainty._dealt(groups, lists, "si", 1)
-    whole, _ = uncertainty._dealt(groups, Lists(s._search(79), s._hits(79)), "si", 1)
+    whole, _ = uncertainty._dealt(groups, complete(s), "si", 1)
     assert 0 < enough.sum() < 80
     assert torch.equal(found[enough], whole[enough])
 
@@ -118,21 +123,22 @@ def test_few_misses_count_in_clusters():
     y = torch.zeros(200, dtype=torch.int64)
     s = SeparationIndex(x, y)
     found = s.interval()
-    assert found.design_effect == uncertainty.spoiled(s._search(1), 1) > 2
+    assert found.design_effect == uncertainty.spoiled(s.record().neighbors.indices, 1) > 2
     z2 = 1.959964**2
     assert found.low == pytest.approx(1 / (1 + z2 * found.design_effect / 200))  # Wilson at p = 1
 
 
 def test_many_samples_are_judged_by_a_random_choice(monkeypatch):
-    monkeypatch.setattr("siutils.separation.separation_index.MAX_SAMPLES", 300)
+    monkeypatch.setattr("siutils.separation.uncertainty.MAX_SAMPLES", 300)
     x, y = random_data(5, 900)
     s = SeparationIndex(x, y)
     small = s.interval("si", seed=1)
-    assert s._lists(1, 1).neighbors.shape == (300, uncertainty.list_depth(1))
+    lists, depth = s.record(lists=True, seed=1).lists(1), uncertainty.list_depth(1)
+    assert lists.neighbors.shape == (300, depth)
     rows = torch.randperm(900, generator=torch.Generator().manual_seed(1))[:300].sort().values
     part = SeparationIndex(x[rows], y[rows])
-    assert torch.equal(s._lists(1, 1).hits, part._hits(uncertainty.list_depth(1)))
-    monkeypatch.setattr("siutils.separation.separation_index.MAX_SAMPLES", 10_000)
+    assert torch.equal(lists.hits, part.record(depth).hits)
+    monkeypatch.setattr("siutils.separation.uncertainty.MAX_SAMPLES", 10_000)
     whole = SeparationIndex(x, y).interval("si", seed=1)
     assert small.design_effect == pytest.approx(whole.design_effect, rel=0.35)
     assert small.n == whole.n == 900

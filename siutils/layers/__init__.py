@@ -4,7 +4,6 @@ from siutils.layers.curve import LayerScores, layer_curve, layer_scores
 from siutils.layers.explanations import findings, sentence
 from siutils.layers.transitions import (
     class_arrival,
-    compare_layers,
     flows,
     layer_steps,
     paired_tests,
@@ -13,6 +12,6 @@ from siutils.layers.transitions import (
 )
 
 __all__ = [
-    "LayerScores", "class_arrival", "compare_layers", "findings", "flows", "layer_curve",
+    "LayerScores", "class_arrival", "findings", "flows", "layer_curve",
     "layer_scores", "layer_steps", "paired_tests", "sentence", "settled_at", "shortest_prefix",
 ]  # fmt: skip

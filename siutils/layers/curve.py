@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -42,10 +44,68 @@ from siutils.features import (
 )
 from siutils.layers.plan import SHARE, Step, is_large, plan_steps, room_needed
 from siutils.layers.scores import MIN_ROOM, How, Scored, read_scores, score, write_scores
-from siutils.layers.transitions import LayerSamples
+from siutils.separation import Record
+
+P = ParamSpec("P")
 
 
-def layer_curve(
+class LayerScores(NamedTuple):
+    """The table of `layer_curve`, and a record by layer, pool and split.
+
+    The keys are as in the table; without a second set the split is ``train``.
+    """
+
+    table: pd.DataFrame
+    records: dict[tuple[str, str, str], Record]
+
+    def of(self, split: str = "train", pool: str = "flattened") -> dict[str, Record]:
+        """Layer → its record in one split and pool, in the order of the layers."""
+        return {key[0]: record for key, record in self.records.items() if key[1:] == (pool, split)}
+
+    def values(
+        self,
+        index: str = "si",
+        order: int = 1,
+        per: str = "class",
+        split: str = "train",
+        pool: str = "flattened",
+    ) -> pd.DataFrame:
+        """One index of every class or sample at every layer.
+
+        Args:
+            index: a name of ``siutils.separation.INDICES``.
+            order: the order of high-order, soft-order and anti SI, up to the ``order`` that was
+                scored.
+            per: ``"class"`` or ``"sample"``.
+            split, pool: as in the table.
+
+        Returns:
+            DataFrame, a column per layer; a row per class, under its label, in ascending order, or
+            a row per sample.
+
+        Raises:
+            ValueError: if one of these is unknown or was not scored.
+
+        >>> model, x = nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-9.0], [1.0], [0.0]])
+        >>> scores = layer_scores(model, x, torch.tensor([0, 1, 1]), ["0", "1"], device="cpu")
+        >>> scores.values("center_si").to_dict("list")
+        {'0': [1.0, 1.0], '1': [1.0, 0.5]}
+        """
+        if per not in ("class", "sample"):
+            raise ValueError(f"per must be class or sample; got {per!r}")
+        chosen = self.of(split, pool)
+        if not chosen:
+            known = sorted({f"{s}, {p}" for _, p, s in self.records})
+            raise ValueError(f"no layer has split {split!r}, pool {pool!r}; there are {known}")
+        columns = {
+            layer: np.asarray(record.value(index, order, per)) for layer, record in chosen.items()
+        }
+        classes, _ = next(iter(chosen.values())).classes_and_codes
+        rows = pd.Index(classes.numpy(), name="label") if per == "class" else None
+        return pd.DataFrame(columns, index=rows)
+
+
+def layer_scores(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -61,7 +121,55 @@ def layer_curve(
     memory: float = 4e9,
     test: tuple[Tensor, Tensor] | None = None,
     interval: bool = False,
-) -> pd.DataFrame:
+) -> LayerScores:
+    """Every index of the outputs of layers as a table, and a record of each layer.
+
+    Paired tests of layers (`siutils.layers.paired_tests` and others) take the records; they need
+    ``interval=True``. Arguments, table and errors are those of `layer_curve`.
+
+    >>> model, images = nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-9.0], [1.0], [0.0]])
+    >>> scores = layer_scores(model, images, torch.tensor([0, 1, 1]), ["0", "1"], device="cpu")
+    >>> {layer: record.separated.tolist() for layer, record in scores.of("train").items()}
+    {'0': [False, True, True], '1': [False, False, False]}
+    """
+    if not memory > 0:
+        raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
+    how = How(order, normalize, interval, resolve_device(device), batch_size, memory)
+    sets = {"": (images, labels)} | ({} if test is None else {"test ": test})
+    sources = [_Source.of(model, *pair, transform, which) for which, pair in sets.items()]
+    if isinstance(layers, str):
+        layers = layer_names(model, layers, sources[0].inputs(how.device))
+    layers, pools = check_names(model, layers), check_pools(pool)
+    jobs = [(layer, p) for layer in layers for p in pools]
+    with _workplace(cache) as folder:
+        finished = _score_jobs(model, sources, jobs, how, folder, cache is not None)
+    parts: list[pd.DataFrame] = []
+    records: dict[tuple[str, str, str], Record] = {}
+    for layer, p in jobs:
+        table, by_split = finished[layer, p]
+        table.insert(0, "layer", layer)
+        table.insert(1, "depth", layers.index(layer))
+        table.insert(2, "pool", pool_name(p))
+        parts.append(table)
+        records |= {(layer, pool_name(p), split): record for split, record in by_split.items()}
+    return LayerScores(pd.concat(parts, ignore_index=True), records)
+
+
+def _with_arguments_of(
+    function: Callable[P, Any],
+) -> Callable[[Callable[..., pd.DataFrame]], Callable[P, pd.DataFrame]]:
+    """A decorator that gives a function the signature of another."""
+
+    def decorate(target: Callable[..., pd.DataFrame]) -> Callable[P, pd.DataFrame]:
+        shown = inspect.signature(function).replace(return_annotation="pd.DataFrame")
+        target.__signature__ = shown  # type: ignore[attr-defined]
+        return target
+
+    return decorate
+
+
+@_with_arguments_of(layer_scores)
+def layer_curve(*arguments: Any, **options: Any) -> pd.DataFrame:
     """All indices of the outputs of layers, from as few passes over the images as memory allows.
 
     Args:
@@ -106,141 +214,7 @@ def layer_curve(
     >>> table.loc[table["index"] == "si", ["depth", "layer", "value"]].round(2).to_numpy().tolist()
     [[0, '0', 0.67], [1, '1', 0.0]]
     """
-    how = _how(order, normalize, interval, device, batch_size, memory)
-    return _layer_scores(model, (images, labels), test, layers, pool, transform, cache, how).table
-
-
-class LayerScores(NamedTuple):
-    """The table of `layer_curve`, and each sample's values by layer, pool and split.
-
-    The keys are as in the table; without a second set the split is ``train``.
-    """
-
-    table: pd.DataFrame
-    samples: dict[tuple[str, str, str], LayerSamples]
-
-    def of(self, split: str = "train", pool: str = "flattened") -> dict[str, LayerSamples]:
-        """Layer → its samples in one split and pool, in the order of the layers."""
-        return {key[0]: found for key, found in self.samples.items() if key[1:] == (pool, split)}
-
-    def values(
-        self,
-        index: str = "si",
-        order: int = 1,
-        per: str = "class",
-        split: str = "train",
-        pool: str = "flattened",
-    ) -> pd.DataFrame:
-        """One index of every class or sample at every layer.
-
-        Args:
-            index: a name of ``siutils.separation.INDICES``.
-            order: the order of high-order, soft-order and anti SI, up to the ``order`` that was
-                scored.
-            per: ``"class"`` or ``"sample"``.
-            split, pool: as in the table.
-
-        Returns:
-            DataFrame, a column per layer; a row per class, under its label, in ascending order, or
-            a row per sample.
-
-        Raises:
-            ValueError: if one of these is unknown or was not scored.
-
-        >>> model, x = nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-9.0], [1.0], [0.0]])
-        >>> scores = layer_scores(model, x, torch.tensor([0, 1, 1]), ["0", "1"], device="cpu")
-        >>> scores.values("center_si").to_dict("list")
-        {'0': [1.0, 1.0], '1': [1.0, 0.5]}
-        """
-        if per not in ("class", "sample"):
-            raise ValueError(f"per must be class or sample; got {per!r}")
-        chosen = self.of(split, pool)
-        if not chosen:
-            known = sorted({f"{s}, {p}" for _, p, s in self.samples})
-            raise ValueError(f"no layer has split {split!r}, pool {pool!r}; there are {known}")
-        columns = {layer: found.values(index, order).numpy() for layer, found in chosen.items()}
-        table = pd.DataFrame(columns)
-        if per == "sample":
-            return table
-        labels = next(iter(chosen.values())).labels.numpy()
-        return table.groupby(labels).mean().rename_axis("label")
-
-
-def layer_scores(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    layers: str | Sequence[str] = "stages",
-    *,
-    order: int = 2,
-    normalize: bool = True,
-    transform: ImageTransform | None = None,
-    batch_size: int = 256,
-    device: str | torch.device = "auto",
-    cache: Path | None = None,
-    pool: Pool | Sequence[Pool] = None,
-    memory: float = 4e9,
-    test: tuple[Tensor, Tensor] | None = None,
-    interval: bool = False,
-) -> LayerScores:
-    """As `layer_curve`, with each sample's values, which paired tests need, too.
-
-    See `LayerScores.values` and `siutils.layers.transitions`.
-
-    >>> model, images = nn.Sequential(nn.Flatten(), nn.ReLU()), torch.tensor([[-9.0], [1.0], [0.0]])
-    >>> scores = layer_scores(model, images, torch.tensor([0, 1, 1]), ["0", "1"], device="cpu")
-    >>> {layer: found.separated.tolist() for layer, found in scores.of("train").items()}
-    {'0': [False, True, True], '1': [False, False, False]}
-    """
-    how = _how(order, normalize, interval, device, batch_size, memory, samples=True)
-    return _layer_scores(model, (images, labels), test, layers, pool, transform, cache, how)
-
-
-def _layer_scores(
-    model: nn.Module,
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor] | None,
-    layers: str | Sequence[str],
-    pool: Pool | Sequence[Pool],
-    transform: ImageTransform | None,
-    cache: Path | None,
-    how: How,
-) -> LayerScores:
-    sources = [
-        _Source.of(model, *given, transform, which)
-        for which, given in {"": train, "test ": test}.items()
-        if given is not None
-    ]
-    if isinstance(layers, str):
-        layers = layer_names(model, layers, sources[0].inputs(how.device))
-    layers, pools = check_names(model, layers), check_pools(pool)
-    jobs = [(layer, p) for layer in layers for p in pools]
-    with _workplace(cache) as folder:
-        finished = _score_jobs(model, sources, jobs, how, folder, cache is not None)
-    parts: list[pd.DataFrame] = []
-    samples: dict[tuple[str, str, str], LayerSamples] = {}
-    for layer, p in jobs:
-        table, found = finished[layer, p]
-        table.insert(0, "layer", layer)
-        table.insert(1, "depth", layers.index(layer))
-        table.insert(2, "pool", pool_name(p))
-        parts.append(table)
-        samples |= {(layer, pool_name(p), split): s for split, s in found.items()}
-    return LayerScores(pd.concat(parts, ignore_index=True), samples)
-
-
-def _how(
-    order: int,
-    normalize: bool,
-    interval: bool,
-    device: str | torch.device,
-    batch_size: int,
-    memory: float,
-    samples: bool = False,
-) -> How:
-    if not memory > 0:
-        raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
-    return How(order, normalize, interval, resolve_device(device), batch_size, memory, samples)
+    return layer_scores(*arguments, **options).table
 
 
 @dataclass(frozen=True)
@@ -287,30 +261,28 @@ def _workplace(cache: Path | None) -> Iterator[Path]:
 def _score_jobs(
     model: nn.Module, sources: list[_Source], jobs: list[Job], how: How, root: Path, keep: bool
 ) -> dict[Job, Scored]:
-    """Scores of each job: from the folder, if it has them, or made and, to be kept, put there."""
-    keys, rows = [str(i) for i in range(len(sources))], None
+    """Scores of each job: read from the folder that keeps them, or made and written there."""
+    keys, files = [str(i) for i in range(len(sources))], {}
     if keep:
         keys = [features_key(model, s.images, s.transform, how.device) for s in sources]
-        rows = root / "layers" / _scores_key(keys, sources, how)
-    folders = [root / "features" / key for key in keys]
-    finished: dict[Job, Scored] = {}
-    if rows is not None:
-        files = {job: job_file(rows, job, "json") for job in jobs}
-        finished = {
-            job: read_scores(file, how.samples) for job, file in files.items() if file.exists()
+        files = {
+            job: job_file(root / "layers" / _scores_key(keys, sources, how), job, "pt")
+            for job in jobs
         }
+    folders = [root / "features" / key for key in keys]
+    finished = {job: read_scores(file) for job, file in files.items() if file.exists()}
     missing = [job for job in jobs if job not in finished]
     try:
         for step, sized in _steps(model, sources, missing, how, folders, keep) if missing else ():
             for job, scored in _score_step(model, sources, step, sized, folders):
-                if rows is not None:
-                    write_scores(scored, job_file(rows, job, "json"))
+                if keep:
+                    write_scores(scored, files[job])
                 finished[job] = scored
     except Exception as error:
-        if rows is not None and finished:
+        if keep and finished:
             error.add_note(
-                f"{len(finished)} of {len(jobs)} layers are finished and kept in {rows}; the same "
-                "call goes on from there"
+                f"{len(finished)} of {len(jobs)} layers are finished and kept in "
+                f"{files[jobs[0]].parent}; the same call goes on from there"
             )
         raise
     return finished
@@ -377,5 +349,5 @@ def _score_step(
 
 def _scores_key(keys: list[str], sources: list[_Source], how: How) -> str:
     labels = tuple(source.labels for source in sources)
-    given = how.order, how.normalize, how.interval, how.samples
+    given = how.order, how.normalize, how.interval
     return fingerprint(tuple(keys), labels, given, code_key("siutils.layers.scores"))

@@ -16,7 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from siutils.layers.transitions import LayerSamples, compare_changes
+from siutils.layers.transitions import compare_changes
+from siutils.separation import Record
 
 ROW = "**{case}**: SI {before:.3f} → {after:.3f}, change {change:+.3f} ({low:+.3f} … {high:+.3f}), "
 ALIKE = 0.02  # share of samples that differ, below which two layers tell too little
@@ -24,7 +25,7 @@ CHANGE = "{change:+.3f} ({low:+.3f} … {high:+.3f})"
 
 
 def findings(
-    cases: Mapping[str, tuple[LayerSamples, LayerSamples]],
+    cases: Mapping[str, tuple[Record, Record]],
     tests: pd.DataFrame,
     explanations: Mapping[str, tuple[str, Collection[str]]],
     other_samples: Collection[str] = (),
@@ -47,8 +48,10 @@ def findings(
         KeyError: a case that there is not.
 
     >>> import torch
-    >>> y = torch.zeros(400).long()
-    >>> half, none = (LayerSamples(y, torch.arange(400) < n, None) for n in (200, 0))
+    >>> y, near = torch.zeros(400).long(), torch.zeros(400, 1)
+    >>> half, none = (
+    ...     Record(y, (near, near), torch.arange(400)[:, None] < n, reference_counts=[400])
+    ...     for n in (200, 0))
     >>> row = {"change": 0.0, "low": 0.0, "high": 0.0, "verdict": "unclear"}
     >>> fall = {"case": "trained", "change": -0.5, "verdict": "falls"}
     >>> tests = pd.DataFrame([row | fall, row | {"case": "untrained"}])

@@ -1,8 +1,7 @@
-"""The scores of one layer: its reports, each sample's values, and the files that keep them."""
+"""The scores of one layer: a table, a record per split, and the file that keeps both."""
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from siutils.core import CannotWrite, load_checkpoint, replacing, save_checkpoint
-from siutils.layers.transitions import LayerSamples
-from siutils.separation import CrossSeparation, Lists, SeparationIndex, moments, rescale
+from siutils.core import CannotWrite, load_checkpoint, save_checkpoint
+from siutils.neighbors import Neighbors
+from siutils.separation import CrossSeparation, Record, SeparationIndex, moments, rescale
 
 MIN_ROOM = 1e8  # bytes of a batch's outputs, and of a search, however little memory is given
 
@@ -30,7 +29,6 @@ class How:
     device: torch.device
     batch_size: int
     memory: float
-    samples: bool  # whether each sample's values are wanted
     search_memory: float = math.inf
 
     @property
@@ -44,42 +42,35 @@ class How:
         return max(MIN_ROOM, self.memory - taken) if on_cpu else math.inf
 
 
-Scored = tuple[pd.DataFrame, dict[str, LayerSamples]]  # of one layer; samples by split
+Scored = tuple[pd.DataFrame, dict[str, Record]]  # table and records of one layer, by split
 
 
 def score(
     parts: list[Tensor], labels: list[Tensor], how: How, scratch: Path | None = None
 ) -> Scored:
-    """Every report of a layer; with a folder `scratch` the scaled features lie there."""
+    """Scores a layer; with a folder `scratch` the scaled features lie there."""
     scale = moments(parts[0]) if scratch else None
-    tables, samples = {}, {}
     index = _index(parts[0], labels[0], how, scratch, scale)
-    tables["train"], samples["train"] = _report(index, how)
+    scored = {"train": _scored(index, how)}
+    if len(parts) == 2:
+        queries = parts[1]
+        if scale is not None and scratch is not None:
+            queries = _rescaled(queries, scale, scratch)
+        cross = index.cross(queries, labels[1])
+        across = _scored(cross, how)
+        del index, queries, cross  # before the next copy is made
+        scored["test"] = _scored(_index(parts[1], labels[1], how, scratch), how)
+        scored["cross"] = across
+    table = pd.concat({split: table for split, (table, _) in scored.items()}, names=["split"])
+    table = table.reset_index("split").assign(normalize=how.normalize)
     if len(parts) == 1:
-        return tables["train"].assign(normalize=how.normalize), samples if how.samples else {}
-    queries = parts[1] if scale is None or scratch is None else _rescaled(parts[1], scale, scratch)
-    cross = index.cross(queries, labels[1])
-    cross_scores = _report(cross, how)
-    del index, queries, cross  # before the next copy is made
-    tables["test"], samples["test"] = _report(_index(parts[1], labels[1], how, scratch), how)
-    tables["cross"], samples["cross"] = cross_scores
-    for name, table in tables.items():
-        table.insert(0, "split", name)
-    table = pd.concat(tables.values(), ignore_index=True).assign(normalize=how.normalize)
-    return table, samples if how.samples else {}
+        table = table.drop(columns="split")
+    return table.reset_index(drop=True), {split: record for split, (_, record) in scored.items()}
 
 
-def _report(
-    index: SeparationIndex | CrossSeparation, how: How
-) -> tuple[pd.DataFrame, LayerSamples]:
-    lists = None
-    if how.samples and isinstance(index, SeparationIndex):
-        index._lists(how.order)  # one search, deep enough for all
-        lists = Lists(*(part.clone() for part in index._lists(1)))
-    table = index.report(how.order, how.interval)
-    separated, centered = (torch.as_tensor(f("sample")) == 1 for f in (index.si, index.center_si))
-    hits = index._hits(how.order)[:, : how.order].clone()  # views would be saved as a whole
-    return table, LayerSamples(index._labels, separated, lists, hits, centered)
+def _scored(index: SeparationIndex | CrossSeparation, how: How) -> tuple[pd.DataFrame, Record]:
+    record = index.record(how.order, center=True, lists=how.interval)
+    return index.report(how.order, how.interval), record
 
 
 def _index(
@@ -89,12 +80,11 @@ def _index(
     scratch: Path | None,
     scale: tuple[Tensor, Tensor] | None = None,
 ) -> SeparationIndex:
-    if scratch is None:
-        return SeparationIndex(
-            features, labels, how.normalize, how.device, memory=how.search_memory
-        )
-    scaled = _rescaled(features, scale or moments(features), scratch)
-    return SeparationIndex(scaled, labels, False, how.device, memory=how.search_memory)
+    normalize = how.normalize
+    if scratch is not None:
+        features = _rescaled(features, scale or moments(features), scratch)
+        normalize = False
+    return SeparationIndex(features, labels, normalize, how.device, memory=how.search_memory)
 
 
 def _rescaled(features: Tensor, scale: tuple[Tensor, Tensor], folder: Path) -> Tensor:
@@ -111,25 +101,37 @@ def _rescaled(features: Tensor, scale: tuple[Tensor, Tensor], folder: Path) -> T
 
 
 def write_scores(scored: Scored, file: Path) -> None:
-    table, samples = scored
-    if samples:
-        parts = {k: s._asdict() | {"lists": s.lists and tuple(s.lists)} for k, s in samples.items()}
-        save_checkpoint({"samples": parts}, file.with_suffix(".pt"))
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(table.to_dict("list")))  # Python's floats, to the last bit
+    """Writes what `score` returns, to the last bit."""
+    table, records = scored
+    parts = {split: vars(record) | _as_tuples(record) for split, record in records.items()}
+    for part in parts.values():
+        part.pop("classes_and_codes", None)  # computed
+    save_checkpoint({"table": table.to_dict("list"), "records": parts}, file)
 
 
-def read_scores(file: Path, with_samples: bool) -> Scored:
-    try:
-        table = pd.DataFrame(json.loads(file.read_text()))
-    except ValueError as error:
-        raise RuntimeError(
-            f"cannot read the scores {file}: {error}. Delete this file to compute them again"
-        ) from error
-    if not with_samples:
-        return table, {}
-    parts = load_checkpoint(file.with_suffix(".pt"), ("samples",), torch.device("cpu"))["samples"]
-    return table, {
-        k: LayerSamples(**s | {"lists": s["lists"] and Lists(*s["lists"])})
-        for k, s in parts.items()
+def _as_tuples(record: Record) -> dict[str, tuple[Tensor, ...] | None]:
+    """Named tuples as plain ones: a checkpoint holds no classes."""
+    return {
+        "neighbors": tuple(record.neighbors),
+        "choice": None if record.choice is None else tuple(record.choice),
     }
+
+
+def read_scores(file: Path) -> Scored:
+    """Reads what `write_scores` wrote.
+
+    Raises:
+        RuntimeError: the file is damaged.
+    """
+    try:
+        content = load_checkpoint(file, ("table", "records"), torch.device("cpu"))
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"cannot read the scores {file}: {error.__cause__}. Delete this file to compute them "
+            "again"
+        ) from error
+    records = {
+        split: Record(**part | {"neighbors": Neighbors(*part["neighbors"])})
+        for split, part in content["records"].items()
+    }
+    return pd.DataFrame(content["table"]), records

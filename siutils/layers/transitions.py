@@ -9,7 +9,6 @@ layer is what `siutils.layers.layer_scores` returns.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,91 +16,19 @@ import torch
 from torch import Tensor
 
 from siutils.separation import (
-    Comparison,
-    Lists,
-    check_index,
-    compare_values,
-    design_effect,
+    Record,
+    check_same_samples,
+    compare,
+    design_effect_of,
     holm,
     mean_difference,
-    sample_values,
 )
 
 STATES = ("not at the end", "not yet", "for now", "for good")
 
 
-class LayerSamples(NamedTuple):
-    """The samples of one layer: labels int64 ``(N,)``, bool ``(N,)`` whether each is separated, and
-    their neighbors among each other; None where neighbors are looked for in a second set.
-
-    Tests need no more. ``hits`` bool ``(N, r)`` are those of the r nearest neighbors, ``centered``
-    bool ``(N,)`` whether the nearest mean is that of the own class.
-    """
-
-    labels: Tensor
-    separated: Tensor
-    lists: Lists | None
-    hits: Tensor | None = None
-    centered: Tensor | None = None
-
-    def values(self, index: str = "si", order: int = 1) -> Tensor:
-        """One index of each sample, float64 ``(N,)``, from ``hits`` or ``centered``.
-
-        Args:
-            index: a name of ``siutils.separation.INDICES``.
-            order: the order of high-order, soft-order and anti SI.
-
-        Raises:
-            ValueError: for an unknown index, or an order beyond the neighbors known.
-
-        >>> hits, y = torch.tensor([[True, False], [False, False]]), torch.tensor([0, 1])
-        >>> LayerSamples(y, hits[:, 0], None, hits).values("soft_order_si", 2).tolist()
-        [0.5, 0.0]
-        """
-        check_index(index)
-        if index == "si":
-            return self.separated.double()
-        known = self.centered if index == "center_si" else self.hits
-        if known is None:
-            missing = "centered" if index == "center_si" else "hits"
-            raise ValueError(f"index {index} needs {missing}, which these samples lack")
-        return known.double() if index == "center_si" else sample_values(known, index, order)
-
-
-def compare_layers(first: LayerSamples, second: LayerSamples) -> Comparison:
-    """SI of the first minus SI of the second, tested on the same samples.
-
-    As `siutils.SeparationIndex.compare`; neighbors in a second set leave the samples
-    independent, so that the design effect is 1.
-
-    Args:
-        first, second: the same samples in the same order.
-
-    Raises:
-        ValueError: if labels differ, or only one has neighbors among its own samples.
-
-    >>> y = torch.tensor([0, 0, 1, 1])
-    >>> good = LayerSamples(y, torch.tensor([True, True, True, False]), None)
-    >>> found = compare_layers(good, LayerSamples(y, torch.zeros(4).bool(), None))
-    >>> found.effect, found.wins, found.losses
-    (0.75, 3, 0)
-    """
-    if not torch.equal(first.labels, second.labels):
-        raise ValueError("first and second must hold the same samples; their labels differ")
-    if (first.lists is None) != (second.lists is None):
-        raise ValueError("first and second must both be scored within one set, or both across two")
-    values = first.separated.double(), second.separated.double()
-    effect = 1.0
-    if first.lists is not None and second.lists is not None:
-        lists = first.lists, second.lists
-        effect = design_effect(values[0] - values[1], lists, "si", 1)
-    return compare_values(*values, first.labels, effect)
-
-
 def compare_changes(
-    first: tuple[LayerSamples, LayerSamples],
-    second: tuple[LayerSamples, LayerSamples],
-    level: float = 0.95,
+    first: tuple[Record, Record], second: tuple[Record, Record], level: float = 0.95
 ) -> tuple[float, float, float]:
     """By how much SI changes more between two layers than between two others, sample by sample.
 
@@ -113,28 +40,22 @@ def compare_changes(
         Change in the first less change in the second; the ends of its interval.
 
     Raises:
-        ValueError: as `compare_layers`.
+        ValueError: if labels differ, or only a few have neighbors among their own samples.
 
-    >>> y = torch.zeros(4).long()
-    >>> none, all_ = (LayerSamples(y, torch.full((4,), s), None) for s in (False, True))
-    >>> compare_changes((none, all_), (all_, none))[0]
-    2.0
+    >>> from siutils import SeparationIndex
+    >>> x, y = torch.arange(6.0)[:, None], torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> mixed, good = (SeparationIndex(f, y).record(lists=True) for f in (x % 3, x))
+    >>> round(compare_changes((mixed, good), (good, mixed))[0], 3)
+    1.667
     """
-    (before, after), (before_2, after_2) = first, second
-    four = after, before, after_2, before_2
-    if any(not torch.equal(before.labels, part.labels) for part in four):
-        raise ValueError("first and second must hold the same samples; their labels differ")
-    gained, gained_2 = (b.separated.double() - a.separated.double() for a, b in (first, second))
-    lists = tuple(part.lists for part in four if part.lists is not None)
-    if len(lists) not in (0, 4):
-        raise ValueError("first and second must both be scored within one set, or both across two")
-    effect = design_effect(gained - gained_2, lists, "si", 1) if lists else 1.0
-    return mean_difference(gained - gained_2, effect, level)
+    check_same_samples(*first, *second)
+    terms = list(zip((1, -1, -1, 1), (first[1], first[0], second[1], second[0]), strict=True))
+    gain, other_gain = (after.values() - before.values() for before, after in (first, second))
+    effect = design_effect_of(gain - other_gain, terms, "si", 1)
+    return mean_difference(gain - other_gain, effect, level)
 
 
-def paired_tests(
-    cases: Mapping[str, tuple[LayerSamples, LayerSamples]], alpha: float = 0.05
-) -> pd.DataFrame:
+def paired_tests(cases: Mapping[str, tuple[Record, Record]], alpha: float = 0.05) -> pd.DataFrame:
     """For each case, whether SI changes from the first layer to the second.
 
     Args:
@@ -147,16 +68,17 @@ def paired_tests(
         verdict`` (``rises``, ``falls`` or ``unclear``), ``design_effect, n``.
 
     Raises:
-        ValueError: no case, or as `compare_layers`.
+        ValueError: no case, or as `siutils.separation.compare`.
 
-    >>> y = torch.zeros(8).long()
-    >>> parts = [LayerSamples(y, torch.full((8,), s), None) for s in (False, True)]
-    >>> paired_tests({"up": tuple(parts), "flat": (parts[0], parts[0])})["verdict"].tolist()
+    >>> y, near = torch.zeros(8).long(), torch.zeros(8, 1)
+    >>> def layer(k):
+    ...     return Record(y, (near, near), torch.arange(8)[:, None] < k, reference_counts=[8])
+    >>> paired_tests({"up": (layer(0), layer(8)), "flat": (layer(0), layer(0))})["verdict"].tolist()
     ['rises', 'unclear']
     """
     if not cases:
         raise ValueError("cases must hold at least one pair of layers")
-    found = {name: compare_layers(after, before) for name, (before, after) in cases.items()}
+    found = {name: compare(after, before) for name, (before, after) in cases.items()}
     rows = [
         {
             "case": name,
@@ -174,7 +96,7 @@ def paired_tests(
     return table
 
 
-def layer_steps(samples: Mapping[str, LayerSamples], alpha: float = 0.05) -> pd.DataFrame:
+def layer_steps(samples: Mapping[str, Record], alpha: float = 0.05) -> pd.DataFrame:
     """Whether SI changes from each layer to the next: `paired_tests` of neighboring layers.
 
     Args:
@@ -184,9 +106,11 @@ def layer_steps(samples: Mapping[str, LayerSamples], alpha: float = 0.05) -> pd.
     Returns:
         DataFrame: ``depth`` and ``layer`` of the later layer before the columns there.
 
-    >>> y = torch.zeros(8).long()
-    >>> parts = {n: LayerSamples(y, torch.arange(8) < k, None) for n, k in zip("abc", (0, 8, 1))}
-    >>> layer_steps(parts)[["case", "change"]].values.tolist()
+    >>> y, near = torch.zeros(8).long(), torch.zeros(8, 1)
+    >>> def layer(k):
+    ...     return Record(y, (near, near), torch.arange(8)[:, None] < k, reference_counts=[8])
+    >>> steps = layer_steps({"a": layer(0), "b": layer(8), "c": layer(1)})
+    >>> steps[["case", "change"]].values.tolist()
     [['a → b', 1.0], ['b → c', -0.875]]
     """
     pairs = list(zip(samples, list(samples)[1:], strict=False))
@@ -296,7 +220,7 @@ def class_arrival(settled: Tensor, labels: Tensor, n_layers: int) -> pd.DataFram
 
 
 def shortest_prefix(
-    samples: Mapping[str, LayerSamples], reference: str, alpha: float = 0.05
+    samples: Mapping[str, Record], reference: str, alpha: float = 0.05
 ) -> tuple[str, pd.DataFrame]:
     """After which layer nothing significant is gained any more.
 
@@ -317,9 +241,10 @@ def shortest_prefix(
     Raises:
         ValueError: if the reference is none of the layers, or as `paired_tests`.
 
-    >>> y = torch.zeros(8).long()
-    >>> parts = {n: LayerSamples(y, torch.arange(8) < k, None) for n, k in zip("abc", (0, 7, 8))}
-    >>> shortest_prefix(parts, "c")[0]
+    >>> y, near = torch.zeros(8).long(), torch.zeros(8, 1)
+    >>> def layer(k):
+    ...     return Record(y, (near, near), torch.arange(8)[:, None] < k, reference_counts=[8])
+    >>> shortest_prefix({"a": layer(0), "b": layer(7), "c": layer(8)}, "c")[0]
     'b'
     """
     names = list(samples)

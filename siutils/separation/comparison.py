@@ -23,6 +23,7 @@ from scipy import special
 from torch import Tensor
 
 from siutils.separation import indices
+from siutils.separation.record import Record, design_effect_of
 from siutils.separation.uncertainty import quantile
 
 
@@ -102,27 +103,38 @@ def sign_test(wins: float, losses: float, mid: bool = False) -> float:
     return min(1.0, tail + beyond if mid else 2 * tail)
 
 
-def compare_values(
-    first: Tensor,
-    second: Tensor,
-    labels: Tensor,
-    effect: float,
+def compare(
+    first: Record,
+    second: Record,
+    index: str = "si",
+    order: int = 1,
     level: float = 0.95,
+    seed: int = 0,
 ) -> Comparison:
-    """Compare per-sample values of one index in two representations.
+    """Compare one index of two records of the same samples, sample by sample.
 
     Args:
-        first, second: float ``(N,)``, of the same samples.
-        labels: int64 ``(N,)``.
-        effect: design effect of the differences.
+        first, second: of the same samples in the same order, both scored within one set or both
+            across two.
+        index: a name of `indices.INDICES`.
+        order: the order of high-order, soft-order and anti SI.
         level: coverage of the interval, in (0, 1).
+        seed: of the random partitions.
 
-    >>> a, b = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 0.0, 0.0])
-    >>> found = compare_values(a, b, torch.tensor([0, 0, 1, 1]), 1.0)
-    >>> found.effect, found.wins, found.losses, found.p_value
-    (0.75, 3, 0, 0.125)
+    Raises:
+        ValueError: different samples, an unknown index, a wrong order or level.
+
+    >>> from siutils import SeparationIndex
+    >>> x, y = torch.arange(6.0)[:, None], torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> line, wrapped = (SeparationIndex(f, y).record(lists=True) for f in (x, x % 3))
+    >>> difference = compare(line, wrapped)
+    >>> round(difference.effect, 3), difference.wins, difference.losses
+    (0.833, 5, 0)
     """
-    difference = first - second
+    check_same_samples(first, second)
+    a, b = first.values(index, order), second.values(index, order)
+    difference, terms = a - b, [(1, first), (-1, second)]
+    effect = design_effect_of(difference, terms, index, order, seed)
     mean, low, high = mean_difference(difference, effect, level)
     wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
     return Comparison(
@@ -130,22 +142,38 @@ def compare_values(
         low=max(-1.0, low),
         high=min(1.0, high),
         p_value=sign_test(wins / effect, losses / effect, mid=True),
-        value=float(first.mean()),
-        other=float(second.mean()),
+        value=float(a.mean()),
+        other=float(b.mean()),
         wins=wins,
         losses=losses,
         n=len(difference),
         design_effect=effect,
         p_independent=sign_test(wins, losses),
         level=level,
-        classes=_by_class(first, second, labels, effect),
+        classes=_by_class(a, b, first, effect),
     )
+
+
+def check_same_samples(*records: Record) -> None:
+    """Raises a ValueError unless all records have the same labels in the same order.
+
+    >>> check_same_samples()
+    """
+    for other in records[1:]:
+        a, b = records[0].labels, other.labels
+        if len(a) != len(b):
+            raise ValueError(f"the records must hold the same samples; got {len(a)} and {len(b)}")
+        if not torch.equal(a, b):
+            where = int((a != b).nonzero()[0, 0])
+            raise ValueError(
+                f"the records must hold the same samples; their labels differ at sample {where}"
+            )
 
 
 def mean_difference(
     difference: Tensor, effect: float, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """Mean of paired differences and its interval; arguments as in `compare_values`.
+    """Mean of paired differences and its interval at a design effect.
 
     >>> mean, low, high = mean_difference(torch.tensor([1.0, 1.0, 1.0, 0.0]), 1.0)
     >>> mean, round(high - mean, 2)
@@ -158,9 +186,9 @@ def mean_difference(
     return mean, mean - half, mean + half
 
 
-def _by_class(first: Tensor, second: Tensor, labels: Tensor, effect: float) -> pd.DataFrame:
-    classes, codes = labels.unique(return_inverse=True)
-    table = pd.DataFrame({"label": classes.numpy(), "n": torch.bincount(codes).numpy()})
+def _by_class(first: Tensor, second: Tensor, record: Record, effect: float) -> pd.DataFrame:
+    classes, codes = record.classes_and_codes
+    table = pd.DataFrame({"label": classes.numpy(), "n": record.class_counts})
     for column, values in (("value", first), ("other", second), ("effect", first - second)):
         table[column] = np.asarray(indices.aggregate(values, codes, len(classes), "class"))
     for column, which in (("wins", first > second), ("losses", first < second)):

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from siutils.neighbors import kneighbors
 from siutils.separation.family import IndexFamily
 
 
@@ -27,6 +26,7 @@ class CrossSeparation(IndexFamily):
         test_features: real ``(M, D)``, on the same device and scale.
         test_labels: int64 ``(M,)``, CPU, in the same coding.
         normalize: for the report: whether both were z-scored by the reference.
+        memory: bytes that a search should keep to, see `siutils.kneighbors`.
 
     Attributes:
         classes: int64, the test labels in ascending order; ``n`` is M, ``n_reference`` N.
@@ -51,26 +51,11 @@ class CrossSeparation(IndexFamily):
         normalize: bool = False,
         memory: float = math.inf,
     ) -> None:
-        self._memory = memory
-        self._features, self._queries, self.normalize = features, test_features, normalize
-        self.classes, self._codes = test_labels.unique(return_inverse=True)
-        self._labels, self._candidate_labels = self.classes[self._codes], labels
-        self.n, self.n_features = test_features.shape
-        self.n_classes, self.n_reference = len(self.classes), len(features)
-        self._candidates = len(features)
-        reference, counts = labels.unique(return_counts=True)
-        sizes = dict(zip(reference.tolist(), counts.tolist(), strict=True))
-        own = [sizes.pop(c, 0) for c in self.classes.tolist()]
-        self._reference_counts = own + list(sizes.values())
-        self.missing_classes = self.classes[~torch.isin(self.classes, reference)]
+        super().__init__(features, labels, normalize, memory, test_features, test_labels)
+        self.n_reference = len(features)
+        self.missing_classes = self.classes[~torch.isin(self.classes, labels)]
+        reference = labels.unique()
         self.unused_classes = reference[~torch.isin(reference, self.classes)]
-
-    def _search(self, k: int, rows: Tensor | None = None) -> Tensor:
-        queries = self._queries if rows is None else self._queries[rows.to(self._queries.device)]
-        return kneighbors(self._features, k, queries=queries, memory=self._memory).indices.cpu()
-
-    def _design_effect(self, values: Tensor, index: str, order: int, seed: int) -> float:
-        return 1.0
 
     def _facts(self) -> dict[str, Any]:
         return super()._facts() | {

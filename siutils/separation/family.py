@@ -1,9 +1,8 @@
-"""What `SeparationIndex` and `CrossSeparation` share: every index and level."""
+"""Scored samples among candidates for neighbors: every index, searched when first asked for."""
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +10,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from siutils.neighbors import kneighbors
+from siutils.neighbors import Neighbors, kneighbors
 from siutils.separation import indices, runs, uncertainty
-from siutils.separation.uncertainty import Interval
-
-ORDERED = ("high_order_si", "soft_order_si", "anti_si")
+from siutils.separation.record import Record
+from siutils.separation.uncertainty import Interval, Lists
 
 
 class Division(NamedTuple):
@@ -25,8 +23,16 @@ class Division(NamedTuple):
     difficult: Tensor
 
 
-class IndexFamily(ABC):
-    """Scored samples with a class each, and the samples that can be neighbors to them.
+class IndexFamily:
+    """Scored samples and the samples that can be neighbors to them.
+
+    Args:
+        features: real ``(N, D)``, of the candidates.
+        labels: int64 ``(N,)``, CPU, of the candidates.
+        normalize: for the report: whether features were z-scored.
+        memory: bytes that a search should keep to, see `siutils.kneighbors`.
+        queries: real ``(M, D)``, the scored samples; None for the candidates themselves.
+        query_labels: int64 ``(M,)``, CPU, of these.
 
     Attributes:
         classes: int64 ``(C,)``, the label values of the scored samples in ascending order.
@@ -34,21 +40,57 @@ class IndexFamily(ABC):
         normalize: whether features were z-scored.
     """
 
-    classes: Tensor
-    n: int
-    n_features: int
-    n_classes: int
-    normalize: bool
-    _memory: float  # bytes that a search may take
-    _features: Tensor  # (N, D), of the samples to be neighbors
-    _queries: Tensor  # (n, D), of the scored samples
-    _codes: Tensor  # (n,), positions in classes
-    _labels: Tensor  # (n,), of the scored samples
-    _candidate_labels: Tensor  # of the samples to be neighbors
-    _candidates: int  # how many of them a sample has to choose from
-    _reference_counts: list[int] | None  # as in indices.chance
-    _neighbors: Tensor | None = None  # (n, k), searched when first needed
-    _centered: Tensor | None = None  # (n,), whether the nearest mean is that of the own class
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        normalize: bool,
+        memory: float,
+        queries: Tensor | None = None,
+        query_labels: Tensor | None = None,
+    ) -> None:
+        self.normalize, self._memory = normalize, memory
+        self._features, self._queries, self._candidate_labels = features, queries, labels
+        scored = labels if query_labels is None else query_labels
+        counts = None if query_labels is None else _reference_counts(labels, query_labels)
+        n = len(scored)
+        nothing = Neighbors(torch.empty(n, 0, dtype=torch.float64), torch.empty(n, 0).long())
+        self._record = Record(
+            scored, nothing, torch.empty(n, 0, dtype=torch.bool), reference_counts=counts
+        )
+        self._choices: dict[int, Lists] = {}  # by seed
+        self.classes, _ = self._record.classes_and_codes
+        self.n, self.n_features, self.n_classes = n, features.shape[1], len(self.classes)
+
+    def record(
+        self, order: int = 1, *, center: bool = False, lists: bool = False, seed: int = 0
+    ) -> Record:
+        """Labels, neighbors and hits of the samples: what every index is computed from.
+
+        Args:
+            order: neighbors of each sample, at least; 0 for none.
+            center: with center hits.
+            lists: with neighbor lists for intervals and tests at this order.
+            seed: of the choice of samples for these, where there are many.
+
+        Raises:
+            TypeError, ValueError: an order that is no integer, or that exceeds the candidates.
+        """
+        depth = self._checked(order) if order else 0
+        choice = None
+        if lists and order and self._queries is None:
+            deep = uncertainty.list_depth(order)
+            if self.n <= uncertainty.MAX_SAMPLES:
+                depth = max(depth, min(deep, self.n - 1))
+            else:
+                choice = self._choice(deep, seed)
+        if depth > self._record.hits.shape[1]:
+            neighbors = self._search(depth)
+            hits = self._hits(neighbors.indices)
+            self._record = replace(self._record, neighbors=neighbors, hits=hits)
+        if center and self._record.center_hits is None:
+            self._record = replace(self._record, center_hits=self._center_hits())
+        return self._record if choice is None else replace(self._record, choice=choice)
 
     def si(self, per: str = "dataset") -> float | Tensor:
         """Separation Index: the fraction of samples whose nearest neighbor shares their label.
@@ -63,7 +105,7 @@ class IndexFamily(ABC):
         >>> s.si(), s.si(per="macro")
         (0.6666666666666666, 0.5)
         """
-        return self.high_order_si(1, per)
+        return self._value("si", 1, per)
 
     def high_order_si(self, order: int, per: str = "dataset") -> float | Tensor:
         """The fraction of samples whose ``order`` nearest neighbors all share their label.
@@ -114,13 +156,14 @@ class IndexFamily(ABC):
         >>> SeparationIndex(x, y).separation_score().tolist()
         [2, 2, 2, -3]
         """
-        classes, _ = indices.same_label_candidates(self._class_counts, self._reference_counts)
-        same = torch.tensor([candidates for _, candidates in classes])[self._codes]
+        record = self.record(min(4, self._record.candidates))
+        sizes, _ = indices.same_label_candidates(record.class_counts, record.reference_counts)
+        same = torch.tensor([candidates for _, candidates in sizes])[record.classes_and_codes[1]]
         return runs.separation_score(
-            self._hits(min(4, self._candidates)),
+            record.hits,
             same,
-            self._candidates,
-            lambda rows, k: self._compare_labels(self._search(k, rows), rows),
+            record.candidates,
+            self._search_rows,
         )
 
     def divide(self, order: int = 1) -> Division:
@@ -134,7 +177,7 @@ class IndexFamily(ABC):
         >>> [part.tolist() for part in s.divide()]
         [[0, 1], [2]]
         """
-        easy = self._sample_values("high_order_si", order) == 1
+        easy = self.record(order).values("high_order_si", order) == 1
         return Division(easy.nonzero().flatten(), (~easy).nonzero().flatten())
 
     def interval(
@@ -163,9 +206,9 @@ class IndexFamily(ABC):
         >>> round(found.value, 3), found.low < found.value < found.high <= 1
         (0.917, True)
         """
-        values = self._sample_values(index, order)
-        effect = self._design_effect(values, index, order, seed)
-        return uncertainty.interval(values, effect, level)
+        return self._record_for(index, order, lists=True, seed=seed).interval(
+            index, order, level, seed
+        )
 
     def report(
         self, max_order: int = 2, interval: bool = False, level: float = 0.95
@@ -189,89 +232,74 @@ class IndexFamily(ABC):
               number of samples with too few others of their label (see `indices`);
             * ``n, n_features, n_classes, normalize``, and what a subclass adds.
         """
-        self._prepare(max_order, interval)
-        rows = [self._row(name, r, interval, level) for name, r in self._names(max_order)]
-        return pd.DataFrame(rows).assign(**self._facts())
-
-    def _row(self, name: str, order: int, interval: bool, level: float) -> dict[str, Any]:
-        values = self._sample_values(name, order)
-        counts = self._class_counts, order, self._reference_counts
-        row: dict[str, Any] = {"index": name, "order": order}
-        for column, per in (("value", "dataset"), ("macro", "macro")):
-            row[column] = indices.aggregate(values, self._codes, self.n_classes, per)
-        if interval:
-            effect = self._design_effect(values, name, order, seed=0)
-            found = uncertainty.interval(values, effect, level)
-            row |= {"low": found.low, "high": found.high, "design_effect": found.design_effect}
-        row["chance"] = chance = indices.chance(name, *counts)
-        row["lift"] = row["value"] / chance if chance > 0 else math.nan
-        row["attainable"] = indices.attainable(name, *counts)
-        row["undefined"] = indices.undefined(name, *counts)
-        return row
-
-    def _prepare(self, max_order: int, interval: bool) -> None:
-        """Search once, as deep as all rows of the report need."""
-        self._hits(max_order)
-
-    def _names(self, max_order: int) -> list[tuple[str, int]]:
-        """Index and order of each row of the report."""
-        ordered = ((name, r) for name in ORDERED for r in range(1, max_order + 1))
-        return [("si", 1), *ordered, ("center_si", 0)]
+        record = self.record(max_order, center=True, lists=interval)
+        return record.report(max_order, interval, level).assign(**self._facts())
 
     def _facts(self) -> dict[str, Any]:
         """What a report says in every row."""
         names = ("n", "n_features", "n_classes", "normalize")
         return {name: getattr(self, name) for name in names}
 
-    def _value(self, name: str, order: int, per: str) -> float | Tensor:
+    def _value(self, index: str, order: int, per: str) -> float | Tensor:
         indices.check_level(per)
-        values = self._sample_values(name, order)
-        return indices.aggregate(values, self._codes, self.n_classes, per)
+        return self._record_for(index, order).value(index, order, per)
 
-    def _sample_values(self, name: str, order: int) -> Tensor:
-        """Float64 ``(n,)`` on the CPU."""
-        indices.check_index(name)
-        if name == "center_si":
-            return self._near_center().double()
-        if name == "si":
-            name, order = "high_order_si", 1
-        return getattr(indices, name)(self._hits(order), order)
+    def _record_for(self, index: str, order: int, lists: bool = False, seed: int = 0) -> Record:
+        """The record with what one index needs."""
+        indices.check_index(index)
+        if index == "center_si":
+            return self.record(0, center=True)
+        return self.record(1 if index == "si" else order, lists=lists, seed=seed)
 
-    def _near_center(self) -> Tensor:
-        if self._centered is None:
-            classes, codes = self._candidate_labels.unique(return_inverse=True)
-            codes = codes.to(self._features.device)
-            means = indices.class_means(self._features, codes, len(classes))
-            nearest = (
-                kneighbors(means, 1, queries=self._queries, memory=self._memory).indices[:, 0].cpu()
-            )
-            self._centered = classes[nearest] == self._labels
-        return self._centered
-
-    @property
-    def _class_counts(self) -> list[int]:
-        return torch.bincount(self._codes, minlength=self.n_classes).tolist()
-
-    def _hits(self, order: int) -> Tensor:
-        """Hits of all samples, bool ``(n, k)`` on the CPU, k ≥ order, searched when first asked."""
+    def _checked(self, order: int) -> int:
         if isinstance(order, bool) or not isinstance(order, int | np.integer):
             raise TypeError(f"order must be an integer; got {type(order).__name__}")
-        if not 1 <= order <= self._candidates:
+        most = self._record.candidates
+        if not 1 <= order <= most:
             raise ValueError(
-                f"order must lie in 1 … {self._candidates} (the samples to be neighbors); "
-                f"got {order}"
+                f"order must lie in 1 … {most} (the samples to be neighbors); got {order}"
             )
-        if self._neighbors is None or self._neighbors.shape[1] < order:
-            self._neighbors = self._search(int(order))
-        return self._compare_labels(self._neighbors)
+        return int(order)
 
-    def _compare_labels(self, neighbors: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        return indices.neighbor_hits(self._labels[rows], self._candidate_labels[neighbors])
+    def _search(self, k: int) -> Neighbors:
+        near = kneighbors(self._features, k, self._queries, memory=self._memory)
+        return Neighbors(near.distances.cpu(), near.indices.cpu())
 
-    @abstractmethod
-    def _search(self, k: int, rows: Tensor | None = None) -> Tensor:
-        """The k nearest neighbors of all samples, or of some: int64 ``(…, k)`` on the CPU."""
+    def _search_rows(self, rows: Tensor, k: int) -> Tensor:
+        """The hits of the k nearest neighbors of a few samples, bool ``(len(rows), k)``."""
+        if self._queries is None:
+            near = runs.nearest_others(self._features, rows, k, self._memory)
+        else:
+            queries = self._queries[rows.to(self._queries.device)]
+            near = kneighbors(self._features, k, queries, memory=self._memory).indices.cpu()
+        return self._hits(near, rows)
 
-    @abstractmethod
-    def _design_effect(self, values: Tensor, index: str, order: int, seed: int) -> float:
-        """See `siutils.separation.uncertainty`."""
+    def _hits(self, neighbors: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        return indices.neighbor_hits(self._record.labels[rows], self._candidate_labels[neighbors])
+
+    def _center_hits(self) -> Tensor:
+        classes, codes = self._candidate_labels.unique(return_inverse=True)
+        codes = codes.to(self._features.device)
+        means = indices.class_means(self._features, codes, len(classes))
+        queries = self._features if self._queries is None else self._queries
+        nearest = kneighbors(means, 1, queries, memory=self._memory).indices[:, 0].cpu()
+        return classes[nearest] == self._record.labels
+
+    def _choice(self, depth: int, seed: int) -> Lists:
+        """Neighbor lists among a random choice of the samples."""
+        if seed not in self._choices or self._choices[seed].hits.shape[1] < depth:
+            generator = torch.Generator().manual_seed(seed)
+            rows = torch.randperm(self.n, generator=generator)[: uncertainty.MAX_SAMPLES]
+            rows = rows.sort().values
+            neighbors = runs.neighbors_among(self._features, rows, depth, self._memory)
+            labels = self._record.labels[rows]
+            self._choices[seed] = Lists(neighbors, labels[neighbors] == labels[:, None])
+        return self._choices[seed]
+
+
+def _reference_counts(reference: Tensor, labels: Tensor) -> list[int]:
+    """Reference samples of each scored class, ascending, then those of any other class."""
+    classes, counts = reference.unique(return_counts=True)
+    sizes = dict(zip(classes.tolist(), counts.tolist(), strict=True))
+    own = [sizes.pop(c, 0) for c in labels.unique().tolist()]
+    return own + list(sizes.values())

@@ -105,6 +105,16 @@ def sample_values(hits: Tensor, index: str, order: int) -> Tensor:
     return formulas[index](hits, order)
 
 
+def index_orders(max_order: int) -> list[tuple[str, int]]:
+    """Every index with its orders. SI is high-order SI of order 1; center SI has none: 0.
+
+    >>> index_orders(1)
+    [('si', 1), ('high_order_si', 1), ('soft_order_si', 1), ('anti_si', 1), ('center_si', 0)]
+    """
+    ordered = [(name, order) for name in INDICES[1:4] for order in range(1, max_order + 1)]
+    return [("si", 1), *ordered, ("center_si", 0)]
+
+
 def class_means(features: Tensor, codes: Tensor, n_classes: int) -> Tensor:
     """Mean feature vector of each class, accumulated in float64.
 

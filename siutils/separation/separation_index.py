@@ -15,14 +15,12 @@ import torch
 from torch import Tensor
 
 from siutils.core import as_integers, as_matrix, check_finite, check_same_length, resolve_device
-from siutils.neighbors import Neighbors, kneighbors
+from siutils.neighbors import Neighbors
 from siutils.separation import indices, samples, selection, triplets
-from siutils.separation.comparison import Comparison, compare_values
+from siutils.separation.comparison import Comparison, compare
 from siutils.separation.cross import CrossSeparation
 from siutils.separation.family import IndexFamily
-from siutils.separation.runs import nearest_others, neighbors_among
 from siutils.separation.subsamples import subsample_curve
-from siutils.separation.uncertainty import MAX_SAMPLES, Lists, design_effect, list_depth
 
 ArrayLike = Tensor | np.ndarray
 STD_EPSILON = 1e-10  # of the reference study: keeps constant features finite
@@ -66,23 +64,14 @@ class SeparationIndex(IndexFamily):
         memory: float = math.inf,
     ) -> None:
         self.device = resolve_device(device)
-        self._memory = memory
-        self.normalize = normalize
         features, labels = as_matrix(features, "features"), as_integers(labels, "labels")
         check_same_length(features, labels, "features", "labels")
         check_finite(features, "features")
         if len(features) < 2:
             raise ValueError("features has 1 sample: a nearest neighbor needs at least 2")
-        self.classes, codes = labels.cpu().unique(return_inverse=True)
-        self._codes, self._labels = codes, self.classes[codes]  # own memory
-        features = features.to(self.device)
+        features, self._labels = features.to(self.device), labels.cpu().clone()
         self._scale = moments(features) if normalize else None
-        self._features = self._queries = self._scaled(features)
-        self.n, self.n_features = self._features.shape
-        self._candidate_labels, self._candidates = self._labels, self.n - 1
-        self._reference_counts = None
-        self._chosen: dict[int, Lists] = {}  # by seed
-        self.n_classes = len(self.classes)
+        super().__init__(self._scaled(features), self._labels, normalize, memory)
 
     def cross(self, test_features: ArrayLike, test_labels: ArrayLike) -> CrossSeparation:
         """Score test samples among these samples: every index and order, for one search.
@@ -157,14 +146,14 @@ class SeparationIndex(IndexFamily):
         >>> round(found.effect, 3), found.wins, found.losses
         (0.833, 5, 0)
         """
-        if self.n != other.n:
-            raise ValueError(f"other must hold the same {self.n} samples; it has {other.n}")
-        if not torch.equal(self._labels, other._labels):
-            where = int((self._labels != other._labels).nonzero()[0, 0])
-            raise ValueError(f"other must have the same labels; they differ at sample {where}")
-        pair = self._sample_values(index, order), other._sample_values(index, order)
-        effect = self._design_effect(pair[0] - pair[1], index, order, seed, (other,))
-        return compare_values(*pair, self._labels, effect, level)
+        return compare(
+            self._record_for(index, order, lists=True, seed=seed),
+            other._record_for(index, order, lists=True, seed=seed),
+            index,
+            order,
+            level,
+            seed,
+        )
 
     def curve(
         self, n_list: Sequence[int], repeats: int = 10, max_order: int = 2, seed: int = 0
@@ -181,7 +170,7 @@ class SeparationIndex(IndexFamily):
             ValueError: a size or ``repeats`` out of range.
         """
         features, labels = self._features, self._labels
-        whole = self._hits(max_order) if self.n in n_list else None
+        whole = self.record(max_order).hits if self.n in n_list else None
         return subsample_curve(features, labels, n_list, repeats, max_order, seed, whole)
 
     def confusion(self, k: int = 1) -> pd.DataFrame:
@@ -242,55 +231,9 @@ class SeparationIndex(IndexFamily):
         return selection.forward_selection(self._features, self._labels, max_features)
 
     def _nearest(self, k: int) -> Neighbors:
-        """On the CPU; all neighbors, where there are fewer than k."""
+        """The k nearest on the CPU; all neighbors, where there are fewer than k."""
         k = k if k < 1 else min(k, self.n - 1)
-        self._hits(k)
-        assert self._neighbors is not None
-        return Neighbors(self._distances[:, :k], self._neighbors[:, :k])
-
-    def _prepare(self, max_order: int, interval: bool) -> None:
-        if interval:
-            self._lists(max_order)
-        super()._prepare(max_order, interval)
-
-    def _search(self, k: int, rows: Tensor | None = None) -> Tensor:
-        if rows is None:
-            found = kneighbors(self._features, k, memory=self._memory)
-            self._distances = found.distances.cpu()
-            return found.indices.cpu()
-        return nearest_others(self._features, rows, k, self._memory)
-
-    def _design_effect(
-        self,
-        values: Tensor,
-        index: str,
-        order: int,
-        seed: int,
-        others: tuple[SeparationIndex, ...] = (),
-    ) -> float:
-        if index == "center_si":
-            return 1.0
-        order = 1 if index == "si" else order
-        lists = tuple(s._lists(order, seed) for s in (self, *others))
-        return design_effect(values, lists, index, order, seed)
-
-    def _lists(self, order: int, seed: int = 0) -> Lists:
-        """Neighbor lists among all samples, or a random choice of many, for `design_effect`."""
-        if self.n <= MAX_SAMPLES:
-            depth = min(list_depth(order), self.n - 1)
-            hits = self._hits(max(depth, order))
-            assert self._neighbors is not None
-            return Lists(self._neighbors[:, :depth], hits[:, :depth])
-        depth = list_depth(order)
-        if seed not in self._chosen or self._chosen[seed].hits.shape[1] < depth:
-            generator = torch.Generator().manual_seed(seed)
-            rows = torch.randperm(self.n, generator=generator)[:MAX_SAMPLES].sort().values
-            neighbors, labels = (
-                neighbors_among(self._features, rows, depth, self._memory),
-                self._labels[rows],
-            )
-            self._chosen[seed] = Lists(neighbors, labels[neighbors] == labels[:, None])
-        return Lists(*(part[:, :depth] for part in self._chosen[seed]))
+        return Neighbors(*(part[:, :k] for part in self.record(k).neighbors))
 
     def _scaled(self, features: Tensor) -> Tensor:
         if self._scale is None:

@@ -31,7 +31,7 @@ one sample): its design effect is 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -115,16 +115,15 @@ class Lists(NamedTuple):
 
 
 def design_effect(
-    values: Tensor, lists: tuple[Lists, ...], index: str, order: int, seed: int = 0
+    values: Tensor, terms: Sequence[tuple[int, Lists]], index: str, order: int, seed: int = 0
 ) -> float:
     """Variance of an index over what it would be were its samples independent.
 
     Args:
-        values: float ``(N,)``, the per-sample values whose mean is meant: an index, or the
-            difference of the same index in two representations, or of two such differences,
-            (first − second) − (third − fourth).
-        lists: neighbor lists of all samples, or of a random choice of them, in each of these
-            representations, to a depth of `list_depth`.
+        values: float ``(N,)``, the per-sample values whose mean is meant: an index, or a sum of
+            the same index in several representations, such as first − second.
+        terms: for each term of the sum its sign, 1 or −1, and the neighbor lists of all samples,
+            or of a random choice of them, to a depth of `list_depth`.
         index: ``"si"``, ``"high_order_si"``, ``"soft_order_si"`` or ``"anti_si"``.
         order: the order of the index.
         seed: of the deals.
@@ -134,18 +133,16 @@ def design_effect(
 
     >>> pairs = torch.arange(80)[:, None] ^ 1  # 40 pairs: each sample's only neighbor is its mate
     >>> hits = torch.arange(80)[:, None] // 2 % 2 == 0
-    >>> lists = Lists(pairs, hits)
-    >>> 1.7 < design_effect(hits[:, 0].double(), (lists,), "si", 1) < 2.3
+    >>> 1.7 < design_effect(hits[:, 0].double(), [(1, Lists(pairs, hits))], "si", 1) < 2.3
     True
     """
     size, total, square, between = 0.0, 0.0, 0.0, 0.0
-    samples = len(lists[0].neighbors)
+    samples = len(terms[0][1].neighbors)
     for groups in _deals(samples, seed):
-        dealt = [_dealt(groups, part, index, order) for part in lists]
-        v = dealt[0][0]
-        for sign, (other, _) in zip((-1, -1, 1), dealt[1:], strict=False):
-            v = v.add(other, alpha=sign)
-        known = torch.stack([found for _, found in dealt]).all(dim=0).double()
+        v, known = torch.tensor(0.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+        for sign, lists in terms:
+            dealt, enough = _dealt(groups, lists, index, order)
+            v, known = v + sign * dealt, known * enough
         members = torch.zeros(GROUPS, groups.shape[1], dtype=torch.float64)
         sums = torch.zeros_like(members).scatter_add_(0, groups, v * known)
         members.scatter_add_(0, groups, known)
@@ -162,7 +159,7 @@ def design_effect(
     sizes = values.abs().clamp(max=1)
     events = float(torch.minimum(sizes.sum(), (1 - sizes).sum()))
     if events < FEW or samples < FEW * GROUPS or not effect > 0:
-        worst = max(spoiled(part.neighbors, order) for part in lists)
+        worst = max(spoiled(lists.neighbors, order) for _, lists in terms)
         return max(effect, worst) if effect > 0 else worst
     return effect
 
