@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
 
@@ -135,14 +136,17 @@ def layer_scores(
     if not memory > 0:
         raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
     how = How(order, normalize, interval, resolve_device(device), batch_size, memory)
-    sets = {"": (images, labels)} | ({} if test is None else {"test ": test})
-    sources = [_Source.of(model, *pair, transform, which) for which, pair in sets.items()]
+    sources = []
+    for which, pair in ({"": (images, labels)} | ({"test ": test} if test else {})).items():
+        to_input = input_transform(model, pair[0], transform)
+        sources.append(_Source(pair[0], as_integers(pair[1], f"{which}labels"), to_input))
+        check_same_length(*pair, f"{which}images", f"{which}labels")
     if isinstance(layers, str):
-        layers = layer_names(model, layers, sources[0].inputs(how.device))
+        layers = layer_names(model, layers, sources[0].transform(images[:2].to(how.device)))
     layers, pools = check_names(model, layers), check_pools(pool)
     jobs = [(layer, p) for layer in layers for p in pools]
     with _workplace(cache) as folder:
-        finished = _score_jobs(model, sources, jobs, how, folder, cache is not None)
+        finished = _Run(model, sources, how, folder, cache is not None).score(jobs)
     parts: list[pd.DataFrame] = []
     records: dict[tuple[str, str, str], Record] = {}
     for layer, p in jobs:
@@ -225,29 +229,6 @@ class _Source:
     labels: Tensor
     transform: ImageTransform
 
-    @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        transform: ImageTransform | None,
-        which: str = "",
-    ) -> _Source:
-        how = input_transform(model, images, transform)
-        labels = as_integers(labels, f"{which}labels")
-        check_same_length(images, labels, f"{which}images", f"{which}labels")
-        return cls(images, labels, how)
-
-    def inputs(self, device: torch.device) -> Tensor:
-        return self.transform(self.images[:2].to(device))
-
-    def features(
-        self, model: nn.Module, jobs: Sequence[Job], how: How, folder: Path | None
-    ) -> dict[Job, Tensor]:
-        given = self.transform, how.batch_size, how.device, folder
-        return collect(model, self.images, jobs, *given)
-
 
 @contextlib.contextmanager
 def _workplace(cache: Path | None) -> Iterator[Path]:
@@ -258,96 +239,96 @@ def _workplace(cache: Path | None) -> Iterator[Path]:
             yield Path(folder)
 
 
-def _score_jobs(
-    model: nn.Module, sources: list[_Source], jobs: list[Job], how: How, root: Path, keep: bool
-) -> dict[Job, Scored]:
-    """Scores of each job: read from the folder that keeps them, or made and written there."""
-    keys, files = [str(i) for i in range(len(sources))], {}
-    if keep:
-        keys = [features_key(model, s.images, s.transform, how.device) for s in sources]
-        files = {
-            job: job_file(root / "layers" / _scores_key(keys, sources, how), job, "pt")
-            for job in jobs
-        }
-    folders = [root / "features" / key for key in keys]
-    finished = {job: read_scores(file) for job, file in files.items() if file.exists()}
-    missing = [job for job in jobs if job not in finished]
-    try:
-        for step, sized in _steps(model, sources, missing, how, folders, keep) if missing else ():
-            for job, scored in _score_step(model, sources, step, sized, folders):
-                if keep:
-                    write_scores(scored, files[job])
-                finished[job] = scored
-    except Exception as error:
-        if keep and finished:
-            error.add_note(
-                f"{len(finished)} of {len(jobs)} layers are finished and kept in "
-                f"{files[jobs[0]].parent}; the same call goes on from there"
+@dataclass
+class _Run:
+    """One call of `layer_scores`: where it reads and writes, and what it does in which order."""
+
+    model: nn.Module
+    sources: list[_Source]
+    how: How
+    root: Path
+    keep: bool  # scores, and features that are cheap to keep, outlast the call
+
+    def __post_init__(self) -> None:
+        keys, how = [str(i) for i in range(len(self.sources))], self.how
+        if self.keep:
+            keys = [
+                features_key(self.model, s.images, s.transform, how.device) for s in self.sources
+            ]
+            labels = tuple(source.labels for source in self.sources)
+            options = how.order, how.normalize, how.interval, code_key("siutils.layers.scores")
+            self.scores = self.root / "layers" / fingerprint(tuple(keys), labels, options)
+        self.folders = [self.root / "features" / key for key in keys]
+
+    def score(self, jobs: list[Job]) -> dict[Job, Scored]:
+        """Scores of each job: read from the folder that keeps them, or made and written there."""
+        files = {job: job_file(self.scores, job, "pt") for job in jobs if self.keep}
+        finished = {job: read_scores(file) for job, file in files.items() if file.exists()}
+        missing = [job for job in jobs if job not in finished]
+        try:
+            for step, how in self._steps(missing) if missing else ():
+                for job, scored in self._score_step(step, how):
+                    if self.keep:
+                        write_scores(scored, files[job])
+                    finished[job] = scored
+        except Exception as error:
+            if self.keep and finished:
+                error.add_note(
+                    f"{len(finished)} of {len(jobs)} layers are finished and kept in "
+                    f"{self.scores}; the same call goes on from there"
+                )
+            raise
+        return finished
+
+    def _steps(self, jobs: list[Job]) -> list[tuple[Step, How]]:
+        """What to do, after a dry run that shows the need of memory and disk."""
+        how, first, n = self.how, self.sources[0], sum(len(s.images) for s in self.sources)
+        counts, held = dry_run(self.model, first.images, jobs, first.transform, how.device)
+
+        def batch(jobs: Sequence[Job]) -> int:
+            """No more images than what a forward pass holds of them and of these outputs fits."""
+            spare = max(MIN_ROOM, (1 - SHARE) * how.memory)
+            most = spare / (4 * (held + sum(counts[job] for job in jobs)))
+            return max(1, int(min(how.batch_size, most)))
+
+        def seconds() -> float:
+            images = first.images[: batch(jobs[:1])]
+            start = time.perf_counter()
+            collect(self.model, images, jobs[:1], first.transform, len(images), how.device)
+            return (time.perf_counter() - start) * n / len(images)
+
+        sizes = {job: 4 * n * d for job, d in counts.items()}
+        present = {job for job in jobs if all(job_file(f, job).exists() for f in self.folders)}
+        for folder in self.folders:
+            remove_leftovers(folder)  # of a killed run: they would count as taken
+        free = free_bytes(self.folders[0])
+        steps = plan_steps(sizes, how.memory, how.copies, free, seconds, self.keep, present)
+        check_room(self.folders[0], room_needed(steps))
+        return [(step, replace(how, batch_size=batch(step.jobs))) for step in steps]
+
+    def _score_step(self, step: Step, how: How) -> Iterator[tuple[Job, Scored]]:
+        """Takes the features of a step from one forward pass, and scores its layers one by one."""
+        files = {job: [job_file(folder, job) for folder in self.folders] for job in step.jobs}
+        if step.files and not step.keep:
+            mark_scratch(file for parts in files.values() for file in parts)
+        batch, device = how.batch_size, how.device
+        features = [
+            collect(self.model, s.images, step.jobs, s.transform, batch, device, folder)
+            for s, folder in zip(
+                self.sources, self.folders if step.files else repeat(None), strict=False
             )
-        raise
-    return finished
-
-
-def _steps(
-    model: nn.Module,
-    sources: list[_Source],
-    jobs: list[Job],
-    how: How,
-    folders: list[Path],
-    keep: bool,
-) -> list[tuple[Step, How]]:
-    """What to do, after a dry run that shows the need of memory and disk."""
-    first, n = sources[0], sum(len(s.images) for s in sources)
-    counts, held = dry_run(model, first.images, jobs, first.transform, how.device)
-
-    def batch(jobs: Sequence[Job]) -> int:
-        """No more images than what a forward pass holds of them and of these outputs fits."""
-        spare = max(MIN_ROOM, (1 - SHARE) * how.memory)
-        most = spare / (4 * (held + sum(counts[job] for job in jobs)))
-        return max(1, int(min(how.batch_size, most)))
-
-    def seconds() -> float:
-        some = first.images[: batch(jobs[:1])]
-        start = time.perf_counter()
-        given = first.transform, len(some), how.device
-        collect(model, some, jobs[:1], *given)
-        return (time.perf_counter() - start) * n / len(some)
-
-    sizes = {job: 4 * n * d for job, d in counts.items()}
-    present = {job for job in jobs if all(job_file(f, job).exists() for f in folders)}
-    for folder in folders:
-        remove_leftovers(folder)  # of a killed run: they would count as taken
-    free = free_bytes(folders[0])
-    steps = plan_steps(sizes, how.memory, how.copies, free, seconds, keep, present)
-    check_room(folders[0], room_needed(steps))
-    return [(step, replace(how, batch_size=batch(step.jobs))) for step in steps]
-
-
-def _score_step(
-    model: nn.Module, sources: list[_Source], step: Step, how: How, folders: list[Path]
-) -> Iterator[tuple[Job, Scored]]:
-    files = {job: [job_file(f, job) for f in folders] for job in step.jobs}
-    if step.files and not step.keep:
-        mark_scratch(file for parts in files.values() for file in parts)
-    features = [
-        source.features(model, step.jobs, how, folder if step.files else None)
-        for source, folder in zip(sources, folders, strict=True)
-    ]
-    labels = [source.labels for source in sources]
-    held = sum(4 * part.numel() for found in features for part in found.values() if not step.files)
-    for job in step.jobs:
-        parts = [found.pop(job) for found in features]
-        size = sum(4 * part.numel() for part in parts)
-        large = how.copies and is_large(size, how.copies, how.memory)
-        copy = 0 if large else 2 * how.copies * size
-        limited = replace(how, search_memory=how.room(held + copy))
-        scored = score(parts, labels, limited, folders[0] if large else None)
-        del parts
-        remove_scratch(files[job])
-        yield job, scored
-
-
-def _scores_key(keys: list[str], sources: list[_Source], how: How) -> str:
-    labels = tuple(source.labels for source in sources)
-    given = how.order, how.normalize, how.interval
-    return fingerprint(tuple(keys), labels, given, code_key("siutils.layers.scores"))
+        ]
+        matrices = [matrix for by_job in features for matrix in by_job.values()]
+        held = 0 if step.files else sum(4 * matrix.numel() for matrix in matrices)
+        del matrices
+        for job in step.jobs:
+            parts = [by_job.pop(job) for by_job in features]
+            size = sum(4 * part.numel() for part in parts)
+            large = how.copies and is_large(size, how.copies, how.memory)
+            copy = 0 if large else 2 * how.copies * size
+            limited = replace(how, search_memory=how.room(held + copy))
+            labels = [source.labels for source in self.sources]
+            scored = score(parts, labels, limited, self.folders[0] if large else None)
+            del parts
+            remove_scratch(files[job])
+            yield job, scored

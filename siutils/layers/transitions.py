@@ -24,6 +24,17 @@ from siutils.separation import (
     mean_difference,
 )
 
+_OF_A_CHANGE = {
+    "other": "before",
+    "value": "after",
+    "effect": "change",
+    "wins": "gained",
+    "losses": "lost",
+}
+_COLUMNS = [
+    *("case", "before", "after", "change", "low", "high", "gained", "lost", "p_value", "p_holm"),
+    *("verdict", "design_effect", "n"),
+]
 STATES = ("not at the end", "not yet", "for now", "for good")
 
 
@@ -78,22 +89,13 @@ def paired_tests(cases: Mapping[str, tuple[Record, Record]], alpha: float = 0.05
     """
     if not cases:
         raise ValueError("cases must hold at least one pair of layers")
-    found = {name: compare(after, before) for name, (before, after) in cases.items()}
     rows = [
-        {
-            "case": name,
-            **{"before": c.other, "after": c.value, "change": c.effect, "low": c.low},
-            **{"high": c.high, "gained": c.wins, "lost": c.losses, "p_value": c.p_value},
-            **{"design_effect": c.design_effect, "n": c.n},
-        }
-        for name, c in found.items()
+        {"case": name} | compare(after, before)._asdict() for name, (before, after) in cases.items()
     ]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).rename(columns=_OF_A_CHANGE)
     p = holm(table["p_value"].tolist())
-    table.insert(9, "p_holm", p)
     sure = np.where(table["change"] < 0, "falls", "rises")
-    table.insert(10, "verdict", np.where(p < alpha, sure, "unclear"))
-    return table
+    return table.assign(p_holm=p, verdict=np.where(p < alpha, sure, "unclear"))[_COLUMNS]
 
 
 def layer_steps(samples: Mapping[str, Record], alpha: float = 0.05) -> pd.DataFrame:

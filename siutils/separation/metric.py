@@ -12,6 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from siutils.core import as_integers, as_matrix, check_finite, check_same_length
+from siutils.separation.indices import INDICES
 from siutils.separation.separation_index import SeparationIndex
 
 _DTYPES = (
@@ -69,13 +70,9 @@ class SeparationIndexMetric(Metric):
         if len(self.features) == 0:
             raise ValueError("features: nothing was added; call update() before compute()")
         features, labels = dim_zero_cat(self.features), dim_zero_cat(self.labels)
-        table = SeparationIndex(features, labels, self.normalize, features.device).report(
-            self.order
-        )
-        wanted = table[table["order"].isin([0, self.order]) | (table["index"] == "si")]
-        return {
-            str(name): float(v) for name, v in zip(wanted["index"], wanted["value"], strict=True)
-        }
+        index = SeparationIndex(features, labels, self.normalize, features.device)
+        record = index.record(self.order, center=True)
+        return {name: float(record.value(name, self.order)) for name in INDICES}
 
 
 def _gather(values: Tensor, group: Any = None) -> list[Tensor]:
