@@ -1,11 +1,10 @@
 """Why does SI fall from one layer to the next? What the paired tests say about each explanation.
 
-An explanation is tested by conditions that take away what it holds responsible: learning, by a
-network that has learned nothing; layout, by features without any; and so on. That the fall is
-significant with it and not without it proves nothing: what counts is the difference of the two
-changes, image by image, with its interval. If the fall stays without it, the explanation cannot be
-the only one; if the fall is smaller without it, it has a part, with all else that the condition
-changes.
+A condition takes away what an explanation holds responsible: an untrained network takes away
+learning, channel means take away layout. A fall that is significant in one case and not in the
+other proves nothing. The difference of the two changes does, image by image, with its interval. If
+the fall stays, the explanation is not the only one. If the fall becomes smaller, the explanation
+has a part in it, together with all else that the condition changes.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def findings(
     other_samples: Collection[str] = (),
     alpha: float = 0.05,
 ) -> pd.DataFrame:
-    """How the change of SI differs where what is held responsible is left out.
+    """Compares the change of SI with and without what each explanation holds responsible.
 
     Args:
         cases: name → the earlier and the later layer.
@@ -61,9 +60,11 @@ def findings(
     'difference +0.500 (+0.451 … +0.549): the fall is smaller, none is shown to be left.'
     """
     rows: dict[str, Any] = {row["case"]: row for row in tests.to_dict("records")}
-    pairs = [(what, base, case) for what, (base, found) in explanations.items() for case in found]
+    pairs = [
+        (what, base, case) for what, (base, without) in explanations.items() for case in without
+    ]
     level = 1 - alpha / max(1, sum(case not in other_samples for _, _, case in pairs))
-    found = []
+    findings = []
     for what, base, case in pairs:
         paired = case not in other_samples
         gap = compare_changes(cases[case], cases[base], level) if paired else (math.nan,) * 3
@@ -72,9 +73,9 @@ def findings(
             f"Without {what} ({case}): change {CHANGE.format(**rows[case])} against "
             f"{CHANGE.format(**rows[base])} of {base}; {_finding(rows[base], rows[case], gap)}."
         )
-        found.append({"explanation": what, "case": case, "baseline": base, **numbers})
-        found[-1]["finding"] = text
-    return pd.DataFrame(found)
+        row = {"explanation": what, "case": case, "baseline": base} | numbers
+        findings.append(row | {"finding": text})
+    return pd.DataFrame(findings)
 
 
 def _finding(
@@ -95,7 +96,7 @@ def _finding(
 
 
 def sentence(row: Mapping[str, float | str]) -> str:
-    """A test of `siutils.layers.paired_tests` in words.
+    """Words a row of `siutils.layers.paired_tests`.
 
     >>> row = {"case": "untrained", "before": 0.31, "after": 0.3, "change": -0.01, "low": -0.04}
     >>> row |= {"high": 0.02, "p_holm": 0.8, "verdict": "unclear", "gained": 1, "lost": 2, "n": 100}

@@ -260,9 +260,8 @@ def compare_groups(
     rows = []
     for name, members in groups.items():
         for (a, first), (b, second) in combinations(members.items(), 2):
-            found = first.compare(second, index, order, level, seed)._asdict()
-            names = {"within": name, "first": a, "second": b}
-            rows.append(names | {"index": index, "order": order} | found)
+            row = {"within": name, "first": a, "second": b, "index": index, "order": order}
+            rows.append(row | first.compare(second, index, order, level, seed)._asdict())
     if not rows:
         sizes = {name: len(members) for name, members in groups.items()}
         raise ValueError(f"groups must hold two representations in one of them; got {sizes}")
@@ -318,16 +317,16 @@ def significant_groups(
 
 
 def _checked_pairs(names: Sequence[str], pairs: pd.DataFrame) -> dict[frozenset[str], float]:
-    found: dict[frozenset[str], float] = {}
+    p_values: dict[frozenset[str], float] = {}
     for first, second, p in pairs[["first", "second", "p_holm"]].itertuples(index=False):
         if {first, second} <= set(names):
-            if frozenset((first, second)) in found:
+            if frozenset((first, second)) in p_values:
                 raise ValueError(f"pairs compares {first!r} and {second!r} more than once")
-            found[frozenset((first, second))] = float(p)
+            p_values[frozenset((first, second))] = float(p)
     for first, second in combinations(names, 2):
-        if frozenset((first, second)) not in found:
+        if frozenset((first, second)) not in p_values:
             raise ValueError(f"pairs lacks the comparison of {first!r} and {second!r}")
-    return found
+    return p_values
 
 
 _COLUMNS = [

@@ -1,4 +1,4 @@
-"""Runs of neighbors with equal hits: the separation score, searched no deeper than a run goes."""
+"""Runs of neighbors with equal hits: the separation score, searched only as deep as a run goes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ BLOCK = 2**26  # features copied at once
 
 
 def nearest_others(features: Tensor, rows: Tensor, k: int, memory: float = math.inf) -> Tensor:
-    """The k nearest neighbors of some samples among all others, each excluded by its own index.
+    """Searches the k nearest neighbors of chosen samples among all others, each but itself.
 
     Args:
         features: real ``(N, D)``.
-        rows: int64 ``(M,)``, the samples asked about.
+        rows: int64 ``(M,)``, the chosen samples.
         k: 1 ≤ k ≤ N − 1.
         memory: as in `siutils.kneighbors`.
 
@@ -31,18 +31,18 @@ def nearest_others(features: Tensor, rows: Tensor, k: int, memory: float = math.
     [[0, 2], [0, 1]]
     """
     queries = features[rows.to(features.device)]
-    found = kneighbors(features, k + 1, queries=queries, memory=memory).indices.cpu()
-    keep = found != rows[:, None]
+    nearest = kneighbors(features, k + 1, queries=queries, memory=memory).indices.cpu()
+    keep = nearest != rows[:, None]
     keep[keep.all(dim=1), k] = False  # more than k copies of lower index: the sample is not listed
-    return found[keep].view(len(rows), k)
+    return nearest[keep].view(len(rows), k)
 
 
 def neighbors_among(features: Tensor, rows: Tensor, k: int, memory: float = math.inf) -> Tensor:
-    """The k nearest neighbors of some samples among each other, without a copy of all of them.
+    """Searches the k nearest neighbors of chosen samples among each other, a block at a time.
 
     Args:
         features: real ``(N, D)``.
-        rows: int64 ``(M,)``, the samples, ascending.
+        rows: int64 ``(M,)``, the chosen samples, ascending.
         k: 1 ≤ k ≤ M − 1.
         memory: as in `siutils.kneighbors`.
 
@@ -55,7 +55,7 @@ def neighbors_among(features: Tensor, rows: Tensor, k: int, memory: float = math
             [1]])
     """
     blocks = max(1, min(-(-len(rows) * features.shape[1] // BLOCK), len(rows) // (k + 1)))
-    found, parts = [], rows.to(features.device).tensor_split(blocks)
+    nearest, parts = [], rows.to(features.device).tensor_split(blocks)
     for own in parts:
         queries, near, start = features[own], [], 0
         for part in parts:
@@ -68,12 +68,12 @@ def neighbors_among(features: Tensor, rows: Tensor, k: int, memory: float = math
         squared = squared_distances(features, features, *pairs).view_as(distances)
         order = squared.argsort(dim=1, stable=True)  # different squares can have the same root
         order = order.gather(1, distances.gather(1, order).argsort(dim=1, stable=True))
-        found.append(indices.gather(1, order[:, :k]).cpu())
-    return torch.cat(found)
+        nearest.append(indices.gather(1, order[:, :k]).cpu())
+    return torch.cat(nearest)
 
 
 def run_lengths(hits: Tensor) -> Tensor:
-    """Length of the run of equal values that a row starts with, negative for a run of misses.
+    """Counts the equal values that each row begins with; negative for misses.
 
     Args:
         hits: bool ``(N, k)`` of `siutils.separation.indices.neighbor_hits`.
@@ -91,14 +91,14 @@ def run_lengths(hits: Tensor) -> Tensor:
 def separation_score(
     hits: Tensor, same: Tensor, candidates: int, search: Callable[[Tensor, int], Tensor]
 ) -> Tensor:
-    """Separation score: how many nearest neighbors in a row share the label, or minus how many not.
+    """Counts the nearest neighbors in a row that share the label, or, negative, that do not.
 
     Args:
         hits: bool ``(N, k)``, what is known of the nearest neighbors.
         same: int64 ``(N,)``, how many of a sample's candidates share its label: no run is longer.
         candidates: how many neighbors a sample can have.
-        search: ``search(rows, k)`` gives the hits ``(len(rows), k)`` of some samples; called, ever
-            deeper, only for samples whose run fills what is known of them.
+        search: ``search(rows, k)`` returns the hits ``(len(rows), k)`` of chosen samples; it is
+            called, ever deeper, only for samples whose run fills what is known of them.
 
     Returns:
         Int64 ``(N,)``, never 0.

@@ -58,7 +58,7 @@ class Interval(NamedTuple):
 
 
 def list_depth(order: int) -> int:
-    """Neighbors to list per sample: 1 % at most then lack members of their group.
+    """Neighbors to list per sample, so that at most 1 % lack members of their group.
 
     >>> list_depth(1)
     8
@@ -185,9 +185,9 @@ def _deals(samples: int, seed: int) -> Iterator[Tensor]:
     seats = torch.arange(samples)[:, None] % GROUPS
     step = max(1, ENTRIES // samples)
     for start in range(0, DEALS, step):
-        some = min(step, DEALS - start)
-        order = torch.rand(some, samples, generator=generator).argsort(dim=1).T.contiguous()
-        yield torch.empty_like(order).scatter_(0, order, seats.expand(-1, some))
+        deals = min(step, DEALS - start)
+        order = torch.rand(deals, samples, generator=generator).argsort(dim=1).T.contiguous()
+        yield torch.empty_like(order).scatter_(0, order, seats.expand(-1, deals))
 
 
 def _dealt(groups: Tensor, lists: Lists, index: str, order: int) -> tuple[Tensor, Tensor]:
