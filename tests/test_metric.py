@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from test_separation import random_data
+from labeled_data import random_data
 from torch import multiprocessing
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
