@@ -15,7 +15,7 @@ from siutils.core.files import (
 )
 from siutils.core.inputs import as_matrix, check_finite, check_same_length
 from siutils.core.keys import code_key, fingerprint, model_key
-from siutils.core.sampling import balanced_subset, capped_subset, train_val_split
+from siutils.core.splits import balanced_subset, capped_subset, train_val_split
 
 __all__ = [
     "CannotWrite", "as_integers", "as_matrix", "balanced_subset", "cache_dir", "capped_subset",
