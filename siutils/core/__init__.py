@@ -1,4 +1,4 @@
-"""Checks of inputs, devices, files, keys and splits: anything becomes clean arrays."""
+"""Checks of inputs, devices, files, cache keys and splits."""
 
 from siutils.core.array_files import label_codes, read_features, read_labels
 from siutils.core.checkpoints import load_checkpoint, save_checkpoint
