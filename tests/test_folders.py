@@ -10,7 +10,7 @@ from digit_folders import write_digits
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from siutils.core.sampling import balanced_subset, capped_subset
+from siutils.core.splits import balanced_subset, capped_subset
 from siutils.data import datasets as data
 from siutils.data.datasets import load_dataset, transform_for
 from siutils.data.folders import find_halves, find_images

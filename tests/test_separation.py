@@ -226,7 +226,7 @@ def test_samples_and_features_are_those_of_the_scaled_data():
 
 @pytest.mark.cifar100
 def test_the_published_numbers_on_a_balanced_subset_of_cifar100():
-    from siutils.core.sampling import balanced_subset
+    from siutils.core.splits import balanced_subset
     from siutils.data.datasets import load_dataset
 
     data = load_dataset("cifar100")

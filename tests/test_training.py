@@ -21,7 +21,7 @@ from training_runs import (
     stripes,
 )
 
-from siutils.core.sampling import train_val_split
+from siutils.core.splits import train_val_split
 from siutils.data.datasets import load_dataset, transform_for
 from siutils.networks.models import create_model
 from siutils.networks.modules import inference

@@ -1,4 +1,4 @@
-"""Checks of inputs, devices, files, keys and splits: anything becomes clean arrays."""
+"""Checks of inputs, devices, files, cache keys and splits."""
 
 from siutils.core.array_files import label_codes, read_features, read_labels
 from siutils.core.checkpoints import load_checkpoint, save_checkpoint
@@ -15,7 +15,7 @@ from siutils.core.files import (
 )
 from siutils.core.inputs import as_matrix, check_finite, check_same_length
 from siutils.core.keys import code_key, fingerprint, model_key
-from siutils.core.sampling import balanced_subset, capped_subset, train_val_split
+from siutils.core.splits import balanced_subset, capped_subset, train_val_split
 
 __all__ = [
     "CannotWrite", "as_integers", "as_matrix", "balanced_subset", "cache_dir", "capped_subset",

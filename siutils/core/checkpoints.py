@@ -12,7 +12,7 @@ from siutils.core.files import replacing
 
 
 def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
-    """Write tensors and plain values to `path`, at once or not at all.
+    """Writes tensors and plain values to `path`, whole or not at all.
 
     Raises:
         CannotWrite: see `replacing`.
@@ -31,7 +31,7 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(path: Path, keys: tuple[str, ...], device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint with `weights_only=True`: a file that would run code is refused.
+    """Reads a checkpoint with `weights_only=True`: a file that contains code is refused.
 
     Raises:
         RuntimeError: the file is damaged, refused, or lacks one of the keys.

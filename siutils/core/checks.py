@@ -1,4 +1,4 @@
-"""Checks of arguments that any package needs, and the hint at a name that was probably meant."""
+"""Checks of arguments that several packages need, and the hint "did you mean …?"."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 
 def as_integers(values: Any, argument: str) -> Tensor:
-    """Turns integers, such as labels or places, into an int64 tensor (N,), N ≥ 1.
+    """Turns integers, such as labels or indices, into an int64 tensor (N,), N ≥ 1.
 
     Raises:
-        TypeError: not integers.
-        ValueError: not one dimension, or empty.
+        TypeError: `values` are not integers.
+        ValueError: `values` do not have one dimension, or are empty.
 
     >>> as_integers([3, 1], "labels")
     tensor([3, 1])
@@ -35,7 +35,7 @@ def as_integers(values: Any, argument: str) -> Tensor:
 
 
 def check_positive(value: Any, argument: str) -> None:
-    """Raises a ValueError unless `value` is an integer of at least 1 (True is none).
+    """Raises a ValueError unless `value` is an integer ≥ 1; True and False are not integers here.
 
     >>> check_positive(0, "k")
     Traceback (most recent call last):
@@ -47,10 +47,10 @@ def check_positive(value: Any, argument: str) -> None:
 
 
 def did_you_mean(name: object, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> str:
-    """The end of an error message that names what was probably meant; empty if nothing is near.
+    """Ends an error message with the known names that resemble `name`; empty if there are none.
 
     >>> did_you_mean("resnet81", ["vgg16", "resnet18"])
     "; did you mean 'resnet18'?"
     """
-    near = difflib.get_close_matches(str(name), list(known), n=most, cutoff=cutoff)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    similar = difflib.get_close_matches(str(name), list(known), n=most, cutoff=cutoff)
+    return f"; did you mean {' or '.join(map(repr, similar))}?" if similar else ""

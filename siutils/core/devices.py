@@ -1,14 +1,18 @@
-"""Which device to compute on, by name."""
+"""Computing devices by name."""
 
 import torch
 
 
+class NoSuchDevice(RuntimeError, ValueError):
+    """A device that this machine does not have."""
+
+
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """The device to compute on; ``"auto"`` is CUDA where there is one, else the CPU.
+    """Returns the device with this name; ``"auto"`` is CUDA if there is a GPU, else the CPU.
 
     Raises:
-        ValueError: no such kind of device.
-        RuntimeError: the device asked for is not there.
+        ValueError: `device` is not a CPU, CUDA or MPS device.
+        NoSuchDevice: this machine does not have the device.
 
     >>> resolve_device("cpu")
     device(type='cpu')
@@ -16,20 +20,20 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' …, got {device!r}") from error
-    if found.type == "cuda":
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError):
+        resolved = torch.device("meta")  # refused below
+    if resolved.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'mps', got {device!r}")
+    if resolved.type == "mps" and not torch.backends.mps.is_available():
+        raise NoSuchDevice("device='mps' was asked for, but is not available; use 'auto' or 'cpu'")
+    if resolved.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (found.index or 0) >= count:
-            raise RuntimeError(
+        if (resolved.index or 0) >= count:
+            raise NoSuchDevice(
                 f"device={str(device)!r} was asked for, but PyTorch sees {count} CUDA device(s); "
                 "use device='auto' or 'cpu', or install a CUDA build of PyTorch"
             )
-        index = torch.cuda.current_device() if found.index is None else found.index
-        return torch.device("cuda", index)
-    if found.type == "mps" and not torch.backends.mps.is_available():
-        raise RuntimeError("device='mps' was asked for, but is not available; use 'auto' or 'cpu'")
-    if found.type not in ("cpu", "mps"):
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'mps', got {device!r}")
-    return found
+        if resolved.index is None:
+            resolved = torch.device("cuda", torch.cuda.current_device())
+    return resolved

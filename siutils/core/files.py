@@ -1,4 +1,4 @@
-"""Where files lie, and how they are written: whole or not at all, so that a kill loses nothing."""
+"""Folders of data and caches, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ def data_dir() -> Path:
     ...     print(data_dir())
     /images
     """
-    given = os.environ.get("SIUTILS_DATA")
-    return Path(given).expanduser() if given else home_dir() / "data"
+    return Path(os.environ.get("SIUTILS_DATA") or home_dir() / "data").expanduser()
 
 
 def cache_dir() -> Path:
@@ -43,20 +42,19 @@ def cache_dir() -> Path:
     ...     print(cache_dir())
     /scratch
     """
-    given = os.environ.get("SIUTILS_CACHE")
-    return Path(given).expanduser() if given else home_dir() / "data" / "cache"
+    return Path(os.environ.get("SIUTILS_CACHE") or home_dir() / "data" / "cache").expanduser()
 
 
 class CannotWrite(OSError):
-    """A file could not be written; what was there before is intact."""
+    """A file could not be written; the file that it would have replaced is intact."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; it becomes `path` on success and is deleted on failure.
+    """Yields a temporary path, which becomes `path` on success and is deleted on failure.
 
     Raises:
-        CannotWrite: full disk, read-only folder, …; `path` is as it was.
+        CannotWrite: full disk, read-only folder, …; `path` is unchanged.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +70,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except CannotWrite:
-        raise  # of another file, whose name it has
+        raise  # another file could not be written, and the message names that one
     except OSError as error:
         reason = error.strerror or error
         raise CannotWrite(
@@ -84,35 +82,36 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that killed runs left in a folder, if there is one.
+    """Deletes the temporary files that killed runs left in a folder, if the folder exists.
 
     >>> remove_leftovers(Path("nowhere"))
     """
     for file in folder.glob("*.tmp"):
-        with contextlib.suppress(FileNotFoundError):  # another run was faster
-            if _is_left(file):
+        with contextlib.suppress(FileNotFoundError):  # another run deleted it first
+            if _is_abandoned(file):
                 file.unlink()
 
 
-def _is_left(file: Path) -> bool:
-    """Whether its process is no more; of another machine: whether it has long written nothing."""
+def _is_abandoned(file: Path) -> bool:
+    """True if the process that wrote the file is dead, as far as this machine can tell.
+
+    A file from another machine counts as abandoned if nothing was written to it for 10 minutes.
+    """
     name, _, pid = file.name.removesuffix(".tmp").rpartition(".")
     age = time.time() - file.stat().st_mtime
     if os.name != "posix" or not name.endswith(f".{platform.node()}"):
         return age > 600
-    if age > 86_400:  # its number may be another process's by now
-        return True
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
-    except (PermissionError, ValueError):  # somebody else's process, not our name
+    except (PermissionError, ValueError):  # another user's process, or not a name of ours
         pass
-    return False
+    return age > 86_400  # after a day another process may have the number
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Writes text (UTF-8) or bytes to `path`, at once or not at all.
+    """Writes text (UTF-8) or bytes to `path`, whole or not at all.
 
     Raises:
         CannotWrite: see `replacing`.

@@ -1,4 +1,4 @@
-"""The one door for features: every function that takes them checks and converts them here."""
+"""Checks and conversion of features, for every function that takes them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# dtypes that torch computes little with, and what holds their values
+# dtypes for which torch lacks most operations, and a dtype that holds their values
 _WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.float64}
 
 
 def as_matrix(values: Any, argument: str) -> Tensor:
     """Turns features into a tensor (N, D), N and D ≥ 1; booleans become 0 and 1.
 
-    Values are taken as they are. Arrays that torch can use are not copied, memory maps included;
-    rows that are not contiguous and dtypes that torch does not have are.
+    Values stay as they are. Arrays that torch can use are not copied, not even memory maps; an
+    array is copied if it is not contiguous or torch does not have its dtype.
 
     Args:
-        values: torch, NumPy or what NumPy makes an array of; any real dtype.
-        argument: its name, for errors.
+        values: a torch tensor, or anything that NumPy turns into an array, of any real dtype.
+        argument: name of the argument, for error messages.
 
     Raises:
-        TypeError: complex or not numeric.
-        ValueError: not two dimensions, or empty.
+        TypeError: `values` are complex or not numeric.
+        ValueError: `values` do not have two dimensions, or are empty.
 
     >>> as_matrix([[True, False]], "features")
     tensor([[1, 0]], dtype=torch.uint8)
@@ -38,7 +38,7 @@ def as_matrix(values: Any, argument: str) -> Tensor:
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{argument} must be real numbers; got {array.dtype}")
-        with warnings.catch_warnings():  # read-only arrays are fine: nothing here writes to them
+        with warnings.catch_warnings():  # torch warns of read-only arrays, but nothing writes
             warnings.simplefilter("ignore")
             values = torch.from_numpy(np.ascontiguousarray(array))
     values = values.detach()
@@ -54,10 +54,10 @@ def as_matrix(values: Any, argument: str) -> Tensor:
 
 
 def check_finite(matrix: Tensor, argument: str) -> None:
-    """Refuses NaN and infinity in a tensor (N, D), a part at a time.
+    """Refuses NaN and infinity in a tensor (N, D); checks a part at a time to save memory.
 
     Raises:
-        ValueError: says which row is the first, and how many there are.
+        ValueError: a row is not finite; the message names the first and counts them.
 
     >>> check_finite(torch.tensor([[1.0], [torch.nan]]), "features")
     Traceback (most recent call last):

@@ -1,8 +1,8 @@
-"""Keys of results in a cache: hashes of all that determines them, code included.
+"""Cache keys of results: hashes of all that determines a result, its code included.
 
-The code of a result is that of the modules which its function can reach, found from the imports. A
-name that a package offers leads to the module that defines it, so that the package's other modules
-do not count. What counts of a module is its syntax tree without docstrings and comments.
+The code of a result is the code of all modules that its function can reach by imports. A name that
+a package offers leads to the module that defines it, so the other modules of that package do not
+count. The code of a module is its syntax tree without docstrings and comments.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def fingerprint(*parts: object) -> str:
-    """SHA-256 over tensors, mappings, files (as `Path`) and the `repr` of anything else.
+    """SHA-256 of tensors, mappings, tuples, files (each a `Path`) and the `repr` of anything else.
 
-    Example:
-        >>> a = fingerprint({"w": torch.zeros(2)}, 1)
-        >>> a == fingerprint({"w": torch.zeros(2)}, 1), a == fingerprint({"w": torch.zeros(2)}, 2)
-        (True, False)
+    >>> a = fingerprint({"w": torch.zeros(2)}, 1)
+    >>> a == fingerprint({"w": torch.zeros(2)}, 1), a == fingerprint({"w": torch.zeros(2)}, 2)
+    (True, False)
     """
     digest = hashlib.sha256()
     _feed(digest, parts)
@@ -37,29 +36,26 @@ def fingerprint(*parts: object) -> str:
 
 
 def _feed(digest: Any, part: object) -> None:
-    if isinstance(part, Tensor):
-        digest.update(f"tensor {part.dtype} {tuple(part.shape)};".encode())
-        digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    elif isinstance(part, Mapping):
-        digest.update(f"mapping {len(part)};".encode())
-        for key, value in part.items():
-            _feed(digest, key)
-            _feed(digest, value)
-    elif isinstance(part, tuple):
+    if isinstance(part, Mapping):
+        part = Mapping, *part.items()
+    if isinstance(part, tuple):
         digest.update(f"tuple {len(part)};".encode())
         for value in part:
             _feed(digest, value)
+    elif isinstance(part, Tensor):
+        digest.update(f"tensor {part.dtype} {tuple(part.shape)};".encode())
+        digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     else:
         content = part.read_bytes() if isinstance(part, Path) else repr(part).encode()
         digest.update(f"{type(part).__name__} {len(content)};".encode() + content)
 
 
 def code_key(module: str, package: Path = PACKAGE) -> str:
-    """Hash of the code of all modules of this package that one of them can reach by imports.
+    """Hash of the code of all modules of a package that one of them can reach by imports.
 
     Args:
-        module: its full name, of the function that makes the result.
-        package: the folder of the package.
+        module: full name of the module whose function makes the result.
+        package: folder of the package.
 
     >>> len(code_key("siutils.core.keys"))
     64
@@ -68,24 +64,24 @@ def code_key(module: str, package: Path = PACKAGE) -> str:
 
 
 def reachable_code(module: str, package: Path = PACKAGE) -> dict[str, str]:
-    """Modules that one can reach by imports, wherever they stand: name → `code` of each.
+    """Modules that a module can reach by imports, also inside functions: name → `code` of each.
 
     >>> list(reachable_code("siutils.core.keys"))
     ['siutils.core.keys']
     """
-    found: dict[str, str] = {}
+    reached: dict[str, str] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name not in found:
+        if name not in reached:
             tree = _tree(name, package)
-            found[name] = code(tree)
+            reached[name] = code(tree)
             waiting += [_home(*pair, package) for pair in imports(tree, package.name)]
-    return dict(sorted(found.items()))
+    return dict(sorted(reached.items()))
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, str]]:
-    """The (module, name) pairs that a syntax tree imports from a package, in functions too.
+    """The (module, name) pairs that code imports from a package, also inside functions.
 
     >>> list(imports(ast.parse("from siutils.core import a, b"), "siutils"))
     [('siutils.core', 'a'), ('siutils.core', 'b')]
@@ -101,7 +97,7 @@ def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, str]]:
 
 
 def code(tree: ast.AST) -> str:
-    """A syntax tree as text, without docstrings; comments and layout are none of it.
+    """A syntax tree as text without docstrings; it has no comments and no layout either.
 
     >>> a, b = "def f():\\n    'says'\\n    return 1", "def f(): return 1  # one"
     >>> code(ast.parse(a)) == code(ast.parse(b))
@@ -111,28 +107,34 @@ def code(tree: ast.AST) -> str:
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             continue
         if ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
+            del node.body[0]
     return ast.dump(tree)
 
 
 def model_key(model: nn.Module) -> str:
     """Hash of all that determines what a model computes: weights, structure and code.
 
-    The code is that of its modules' classes and of their hooks. Torch and torchvision stand for
-    theirs by their versions, other packages by that of the model's.
+    The code is that of the classes of its modules and of their hooks. The versions of torch,
+    torchvision and the package that the model comes from stand for the rest.
 
     >>> model_key(nn.ReLU()) == model_key(nn.ReLU()), model_key(nn.ReLU()) == model_key(nn.GELU())
     (True, False)
     """
-    names = "torch", "torchvision", type(model).__module__.partition(".")[0]
-    versions = {
-        name: str(getattr(sys.modules.get(name), "__version__", ""))
-        for name in names
-        if name != PACKAGE.name
-    }
-    sources = sorted({_code_of(part) for part in _classes(model) | _hooks(model)})
-    state = model.state_dict(), dict(model.named_buffers())  # also those that are not stored
+    packages = {"torch", "torchvision", _package(type(model))} - {PACKAGE.name}
+    versions = {p: getattr(sys.modules.get(p), "__version__", "") for p in sorted(packages)}
+    things: set[Any] = set()
+    for module in model.modules():
+        hooks = *module._forward_pre_hooks.values(), *module._forward_hooks.values()
+        things |= {hook.func if isinstance(hook, partial) else hook for hook in hooks}
+        things |= set(type(module).__mro__)
+    known = "torch", "torchvision", "builtins"
+    sources = sorted({_code_of(thing) for thing in things if _package(thing) not in known})
+    state = model.state_dict(), dict(model.named_buffers())  # also buffers that are not stored
     return fingerprint(versions, tuple(sources), repr(model), *state)
+
+
+def _package(thing: Any) -> str:
+    return str(thing.__module__).partition(".")[0]
 
 
 def _tree(module: str, package: Path) -> ast.Module:
@@ -142,7 +144,7 @@ def _tree(module: str, package: Path) -> ast.Module:
 
 
 def _home(module: str, name: str, package: Path) -> str:
-    """The module that defines what is imported by this name."""
+    """The module that defines a name which is imported from a module or package."""
     folder = package.parent.joinpath(*module.split("."))
     if not name or not folder.is_dir():
         return module
@@ -156,26 +158,11 @@ def _home(module: str, name: str, package: Path) -> str:
     return module
 
 
-def _classes(model: nn.Module) -> set[type]:
-    classes = {c for module in model.modules() for c in type(module).__mro__}
-    known = "torch", "torchvision", "builtins"
-    return {c for c in classes if c.__module__.partition(".")[0] not in known}
-
-
-def _hooks(model: nn.Module) -> set[Any]:
-    hooks = [
-        hook
-        for module in model.modules()
-        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    ]
-    return {hook.func if isinstance(hook, partial) else hook for hook in hooks}
-
-
 def _code_of(thing: Any) -> str:
-    """Code of a class or function: this package's with all that it reaches, others' alone."""
-    if str(thing.__module__).partition(".")[0] == PACKAGE.name:
+    """Code of a class or function, or the `code_key` of its module if this package defines it."""
+    if _package(thing) == PACKAGE.name:
         return code_key(thing.__module__)
     try:
         return code(ast.parse(textwrap.dedent(inspect.getsource(thing))))
-    except (OSError, TypeError, SyntaxError):  # it was typed in, not read from a file
-        return str(thing.__qualname__)
+    except (OSError, TypeError, SyntaxError):  # the source is not in a file
+        return str(getattr(thing, "__qualname__", type(thing)))

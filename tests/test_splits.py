@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from siutils.core.sampling import balanced_subset, train_val_split
+from siutils.core.splits import balanced_subset, train_val_split
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5, 0.9, 1 - 1e-12])

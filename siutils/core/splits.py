@@ -1,8 +1,8 @@
-"""Which samples: stratified splits and balanced subsets, by seed.
+"""Stratified splits and balanced subsets of samples, by seed.
 
-Every random choice draws one uniform number per sample from its own PCG64 stream, whose raw
-numbers NumPy keeps stable: the same seed picks the same samples on every platform, and no global
-seed is touched.
+Every random choice draws one uniform number per sample from its own PCG64 stream. NumPy keeps the
+raw numbers of PCG64 stable, so a seed picks the same samples on every platform. No global seed
+changes.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from siutils.core.checks import as_integers, check_positive
 def train_val_split(
     labels: Tensor | ArrayLike, val_fraction: float = 0.2, seed: int = 42
 ) -> tuple[Tensor, Tensor]:
-    """Stratified split into training and validation indices: sorted, disjoint, exact cover.
+    """Splits samples by class into training and validation indices, both sorted.
 
-    Of N samples, ``round(N · val_fraction)`` go to validation. Each class gives its share rounded
-    down or up, up for the largest remainders (ties to the lower label). Each class keeps one
-    sample in training, so a class with a single sample stays there; what this rule forbids is
-    missing from the total.
+    ``round(N · val_fraction)`` of N samples go to validation. Each class gives its share rounded
+    down or up: up for the largest remainders (ties go to the lower label). Each class keeps one
+    sample in training, so a class with a single sample stays there; validation is smaller by the
+    samples that this rule holds back.
 
     Args:
         labels: integers (N,).
@@ -60,7 +60,7 @@ def train_val_split(
 
 
 def balanced_subset(labels: Tensor | ArrayLike, per_class: int, seed: int = 42) -> Tensor:
-    """Sorted indices of exactly `per_class` random samples of each class, without replacement.
+    """Picks sorted indices of `per_class` random samples of each class, without replacement.
 
     Raises:
         ValueError: a class has fewer than `per_class` samples; the error names it.
@@ -80,15 +80,15 @@ def balanced_subset(labels: Tensor | ArrayLike, per_class: int, seed: int = 42) 
 
 
 def capped_subset(labels: Tensor | ArrayLike, most: int | Sequence[int], seed: int = 42) -> Tensor:
-    """Sorted indices of at most `most` random samples of each class, without replacement.
+    """Picks sorted indices of at most `most` random samples of each class, without replacement.
 
     Args:
         labels: integers (N,).
-        most: one number for all classes, or one for each class that occurs, in ascending order.
+        most: one limit for all classes, or one for each class that occurs, in ascending order.
         seed: non-negative integer.
 
     Raises:
-        ValueError: a number below 1, or another number of numbers than of classes.
+        ValueError: a limit is below 1, or the number of limits is not the number of classes.
 
     >>> capped_subset([5, 5, 7], most=2), len(capped_subset([5, 5, 7], most=[1, 1]))
     (tensor([0, 1, 2]), 2)
@@ -107,9 +107,9 @@ def capped_subset(labels: Tensor | ArrayLike, most: int | Sequence[int], seed: i
 def _shuffled_by_class(
     y: np.ndarray, counts: np.ndarray, seed: int, stream: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices grouped by ascending class, random within, and the rank of each in its class.
+    """Returns indices in ascending order of class, shuffled within each, and their ranks in it.
 
-    `stream` keeps the choices of two functions with the same seed independent.
+    `stream` makes the choices of two functions with the same seed independent.
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
