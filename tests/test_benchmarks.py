@@ -14,6 +14,11 @@ ROWS = {
 }
 
 
+def shown(part):
+    """What README.md has between the comments of a part."""
+    return (ROOT / "README.md").read_text().split(f"<!-- {part} -->")[1].split(f"<!-- /{part} ")[0]
+
+
 def test_readme_table_is_that_of_the_benchmark():
     table = pd.read_csv(ROOT / "benchmarks" / "neighbors-cpu.csv")
     cells = table[table["n"] == 50000].set_index(["workload", "k", "contestant"])
@@ -29,9 +34,7 @@ def test_readme_table_is_that_of_the_benchmark():
             memory = f"{round(ours['peak_mb'], -1):.0f} MB"
             line = [f"{name}, k = {k}", f"{ours['time_s']:.3g} s", *others, memory]
             expected.append("| " + " | ".join(line) + " |")
-    text = (ROOT / "README.md").read_text()
-    shown = text.split("<!-- neighbors -->")[1].split("<!-- /neighbors -->")[0]
-    assert shown.strip().splitlines()[2:] == expected
+    assert shown("neighbors").strip().splitlines()[2:] == expected
 
 
 def test_readme_says_how_fast_brute_force_could_be():
@@ -44,18 +47,14 @@ def test_readme_says_how_fast_brute_force_could_be():
         f"({rows['sgemm_gflops'].iloc[0]:.0f}); siutils answers as fast as if it made "
         f"{rate['siutils']:,.0f}"
     )
-    text = (ROOT / "README.md").read_text()
-    shown = text.split("<!-- rates -->")[1].split("<!-- /rates -->")[0]
-    assert " ".join(shown.split()) == expected
+    assert " ".join(shown("rates").split()) == expected
 
 
 def test_readme_says_where_the_time_of_a_search_goes():
     table = pd.read_csv(ROOT / "benchmarks" / "stages.csv").query("workload == 'pixels' and k == 2")
     table = table.sort_values("percent", ascending=False)
     expected = [f"{row.percent:.0f} % {row.stage}" for row in table.itertuples() if row.percent > 2]
-    text = (ROOT / "README.md").read_text()
-    shown = text.split("<!-- stages -->")[1].split("<!-- /stages -->")[0]
-    assert " ".join(shown.split()) == ", ".join(expected)
+    assert " ".join(shown("stages").split()) == ", ".join(expected)
 
 
 def test_readme_says_how_much_memory_layers_take():
@@ -67,9 +66,7 @@ def test_readme_says_how_much_memory_layers_take():
         f"{row['wall_s'] / 60:.0f} minutes on {row['threads']} cores"
     )
     assert row["peak_beyond_mb"] < row["memory_limit_mb"]
-    text = (ROOT / "README.md").read_text()
-    shown = text.split("<!-- layers -->")[1].split("<!-- /layers -->")[0]
-    assert " ".join(shown.split()) == expected
+    assert " ".join(shown("layers").split()) == expected
 
 
 def test_every_run_of_the_benchmark_says_where_it_ran():

@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from siutils.core.devices import resolve_device
+from siutils.core.devices import NoSuchDevice, resolve_device
 
 
 def test_resolve_device():
     auto = resolve_device()
     assert auto.type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert resolve_device(torch.device("cpu")) == torch.device("cpu")
-    with pytest.raises(RuntimeError, match=r"device='cuda:99'.*use device='auto'"):
-        resolve_device("cuda:99")
+    for kind in (RuntimeError, ValueError, NoSuchDevice):
+        with pytest.raises(kind, match=r"device='cuda:99'.*use device='auto'"):
+            resolve_device("cuda:99")
     for wrong in ("gpu", "meta", None):
         with pytest.raises(ValueError, match="device must be"):
             resolve_device(wrong)

@@ -13,9 +13,9 @@ from siutils.core.keys import PACKAGE, code_key, model_key
 from siutils.networks.published import load_model
 
 RESULTS = {
-    "training": "siutils.training.loop",
-    "features": "siutils.features.extraction",
-    "scores": "siutils.layers.scores",
+    "training": "training.loop",
+    "features": "features.extraction",
+    "scores": "layers.scores",
 }
 # Which keys an edit of each module changes; every package has at least one module here.
 CHANGES = {
@@ -41,7 +41,7 @@ def append(file, line):
 
 
 def all_keys(package):
-    return {name: code_key(module, package) for name, module in RESULTS.items()}
+    return {name: code_key(f"siutils.{module}", package) for name, module in RESULTS.items()}
 
 
 def changed(before, after):
@@ -76,13 +76,13 @@ def test_comments_docstrings_and_the_version_change_no_key(copy):
     assert all_keys(copy) == before
 
 
-IMPORTS = (
+IMPORTS = [
     "from siutils.ranking import rank_correlation",  # the `__init__` hands it on
     "from siutils.ranking.correlation import rank_correlation as tau",
     "from siutils.ranking import correlation",
     "import siutils.ranking.correlation",
     "def late():\n    from siutils.ranking import rank_correlation",
-)
+]
 
 
 @pytest.mark.parametrize("line", IMPORTS)

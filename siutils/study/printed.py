@@ -6,7 +6,7 @@ import pandas as pd
 
 
 def load_study() -> pd.DataFrame:
-    """The numbers that the reference study printed, for setting beside one's own.
+    """Reads the numbers that the reference study printed.
 
     Returns:
         DataFrame ``table, arm, network, layer, split, index, value``; table 4 is its layer curve.

@@ -1,15 +1,16 @@
-"""Does a score foretell how well a network transfers? Train, score, fine-tune, compare.
+"""Does a score predict how well a network transfers? Train, score, fine-tune, compare.
 
 The first half of a data set's classes is the upstream task, the second half the downstream task.
-Each network learns the upstream task; every score looks at what it makes of downstream training
-images; then all its weights are fine-tuned downstream. A score is worth having if it orders the
-networks as their accuracy on the downstream test images does, and better than what costs nothing:
-the number of parameters and the upstream accuracy.
+Each network learns the upstream task, is scored on its features of downstream training images, and
+then has all its weights fine-tuned downstream. A score is useful if it orders the networks as their
+accuracy on the downstream test images does, and does so better than two baselines that cost
+nothing: the number of parameters and the upstream accuracy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,11 +57,11 @@ def transfer_experiment(
     build: Callable[..., nn.Module] = create_model,
     progress: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
-    """Train each network upstream, score it downstream, fine-tune it there.
+    """Trains each network upstream, scores it downstream and fine-tunes it there.
 
-    Of the training images, a stratified 20 % are for validation. Scored images are a balanced part
-    of those that fine-tuning learns from, the same for all networks; test images only measure
-    accuracy. Fine-tuning starts from the upstream weights with a new last layer.
+    A stratified 20 % of the training images are for validation. All networks are scored on the same
+    balanced part of the images that fine-tuning learns from; test images only measure accuracy.
+    Fine-tuning starts from the upstream weights with a new last layer.
 
     Args:
         networks: names for ``build``.
@@ -71,8 +72,8 @@ def transfer_experiment(
         fine_tuning: recipe of the fine-tuning.
         train_per_class: images of each class to train on, in both tasks; a quarter as many are for
             validation.
-        max_scored: of the downstream training images at most so many are scored, equally many of
-            each class, at least 5.
+        max_scored: at most this many downstream training images are scored, equally many of each
+            class, at least 5.
         order: of high-order, soft-order and anti SI.
         seed: of splits, initialization and training.
         device: "auto", "cpu", "cuda", …
@@ -83,9 +84,9 @@ def transfer_experiment(
 
     Returns:
         One row per network: ``network, parameters, upstream_accuracy`` (on upstream test images),
-        every score as of `transfer_scores`, ``fine_tuned_accuracy`` (on downstream test
-        images), ``learned`` (whether the upstream accuracy is `above_chance`), and what they
-        rest on: ``n`` images scored; ``n_classes``, ``train_images`` and ``n_test`` downstream; the
+        every score of `transfer_scores`, ``fine_tuned_accuracy`` (on downstream test
+        images), ``learned`` (whether the upstream accuracy is `above_chance`), and the
+        setting: ``n`` images scored; ``n_classes``, ``train_images`` and ``n_test`` downstream; the
         epochs of both trainings, ``order`` and ``seed``.
 
     Raises:
@@ -110,11 +111,7 @@ def transfer_experiment(
     how: dict[str, Any] = {"transform": transform, "seed": seed, "device": device, "cache": cache}
     rows = []
     for network in networks:
-
-        def tell(line: str, start: str = network) -> None:
-            if progress is not None:
-                progress(f"{start}: {line}")
-
+        tell = progress and partial(_tell, progress, network)
         model = build(network, len(source.train.classes), seed=seed)
         fit(model, source.train, source.val, upstream, progress=tell, **how)
         row: dict[str, Any] = {
@@ -142,11 +139,11 @@ def transfer_experiment(
 
 
 def above_chance(accuracy: float, labels: Tensor) -> bool:
-    """Whether the 95 % interval of an accuracy lies above what always naming one class reaches.
+    """True if the 95 % interval of an accuracy lies above the share of the largest class.
 
     Args:
-        accuracy: share of the images that a network gets right.
-        labels: of these images, int64 ``(N,)``.
+        accuracy: share of the images that a network classifies correctly.
+        labels: labels of these images, int64 ``(N,)``.
 
     >>> labels = torch.arange(100) % 10
     >>> above_chance(0.15, labels), above_chance(0.2, labels)
@@ -157,13 +154,9 @@ def above_chance(accuracy: float, labels: Tensor) -> bool:
 
 
 def transfer_scores(
-    model: nn.Module,
-    data: ImageSet,
-    *,
-    order: int = 2,
-    device: str | torch.device = "auto",
+    model: nn.Module, data: ImageSet, *, order: int = 2, device: str | torch.device = "auto"
 ) -> dict[str, float]:
-    """Every score of a network for a task that it has not seen; higher is better for each.
+    """Computes every score of a network for a task that it has not seen; higher is better.
 
     Args:
         model: a trained network with ``feature_layer``, ``head_layer`` and ``transform``.
@@ -177,7 +170,7 @@ def transfer_scores(
         model's own head.
 
     Raises:
-        ValueError: a class with fewer than 5 images, or what the scores refuse.
+        ValueError: a class has fewer than 5 images, or a score refuses the features.
 
     >>> from siutils.data import load_dataset, transform_for
     >>> digits = load_dataset("digits", "test")
@@ -187,23 +180,24 @@ def transfer_scores(
     ['center_si', 'h_score', 'high_order_si', 'leep']
     """
     layers = [str(model.feature_layer), str(model.head_layer)]
-    found = extract_features(model, data.images, layers, device=device)
-    features, logits = (found[layer] for layer in layers)
+    outputs = extract_features(model, data.images, layers, device=device)
+    features, logits = (outputs[layer] for layer in layers)
     index = SeparationIndex(features, data.labels, normalize=True, device=device)
-    values = (
-        index.si(),
-        index.high_order_si(order),
-        index.soft_order_si(order),
-        -index.anti_si(order),
-        index.center_si(),
-    )
+    family = {
+        "si": index.si(),
+        "high_order_si": index.high_order_si(order),
+        "soft_order_si": index.soft_order_si(order),
+        "negated_anti_si": -index.anti_si(order),
+        "center_si": index.center_si(),
+    }
     others = score_table(features, data.labels, logits.double().softmax(dim=1))
-    scores = {name: float(value) for name, value in zip(FAMILY, values, strict=True)}
-    return scores | dict(zip(others["name"], others["value"], strict=True))
+    return {name: float(value) for name, value in family.items()} | dict(
+        zip(others["name"], others["value"], strict=True)
+    )
 
 
 def inherit(model: nn.Module, source: nn.Module) -> None:
-    """Give ``model`` all weights of ``source`` but those of its last layer.
+    """Copies all weights of ``source`` to ``model`` except those of the last layer.
 
     Args:
         model: a network with the attribute ``head_layer``.
@@ -222,17 +216,17 @@ def inherit(model: nn.Module, source: nn.Module) -> None:
 def transfer_correlations(
     table: pd.DataFrame, scores: Sequence[str] | None = None, repeats: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """How well each score and baseline orders the networks, best first.
+    """Measures how well each score and baseline orders the networks; the best comes first.
 
-    Networks that did not learn upstream are left out: they have nothing to transfer.
+    Networks that did not learn upstream are left out, because they have nothing to transfer.
 
     Args:
-        table: of `transfer_experiment`: ``n``, ``fine_tuned_accuracy``, a column per score;
+        table: rows of `transfer_experiment`: ``n``, ``fine_tuned_accuracy``, a column per score;
             where it has the column ``learned``, only rows where it is true count.
-        scores: columns to judge; default: the baselines and every score.
-        repeats: resamples of the networks for the intervals. These are missing for fewer than 5
-            networks: chance orders 3 alike once in 6 times, and then all resamples agree.
-        seed: of the resamples.
+        scores: columns to judge; the default is the baselines and every score.
+        repeats: number of resamples of the networks for the intervals, which are missing for fewer
+            than 5 networks: chance orders 3 alike once in 6 times, and then all resamples agree.
+        seed: seed of the resamples.
 
     Returns:
         One row per score: ``score``, ``kind`` (Separation Index, literature, baseline) and what
@@ -252,25 +246,28 @@ def transfer_correlations(
     if len(table) < 2:
         raise ValueError(f"table must hold at least 2 networks to be ordered, got {len(table)}")
     if scores is None:
-        columns = list(table.columns)
-        last = columns.index("fine_tuned_accuracy")
-        scores = [c for c in columns[:last] if c != "network"]
+        before = table.loc[:, :"fine_tuned_accuracy"].columns[:-1]
+        scores = [column for column in before if column != "network"]
     if "learned" in table:
         table = table[table["learned"]]
+    kinds = dict.fromkeys(FAMILY, "Separation Index") | dict.fromkeys(BASELINES, "baseline")
+    accuracies = table["fine_tuned_accuracy"].tolist()
     rows = []
     for score in scores:
-        family = "Separation Index" if score in FAMILY else "literature"
-        row: dict[str, Any] = {"score": score, "kind": "baseline" if score in BASELINES else family}
-        accuracies = table["fine_tuned_accuracy"].tolist()
+        row: dict[str, Any] = {"score": score, "kind": kinds.get(score, "literature")}
         values = rounded(table[score])
         if len(set(values)) > 1 and len(set(accuracies)) > 1:
-            sure = len(table) >= MIN_NETWORKS
-            row |= rank_correlation(values.tolist(), accuracies, sure, repeats, seed)
+            enough = len(table) >= MIN_NETWORKS
+            row |= rank_correlation(values.tolist(), accuracies, enough, repeats, seed)
         rows.append(row)
     columns = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
-    found = pd.DataFrame(rows).reindex(columns=["score", "kind", *columns])
-    found = found.assign(n_networks=len(table))
-    return found.sort_values("weighted_kendall", ascending=False, kind="stable", ignore_index=True)
+    judged = pd.DataFrame(rows).reindex(columns=["score", "kind", *columns])
+    judged = judged.assign(n_networks=len(table))
+    return judged.sort_values("weighted_kendall", ascending=False, kind="stable", ignore_index=True)
+
+
+def _tell(progress: Callable[[str], None], network: str, line: str) -> None:
+    progress(f"{network}: {line}")
 
 
 def _check(networks: Sequence[str], train: ImageSet, test: ImageSet) -> None:
