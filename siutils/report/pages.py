@@ -9,15 +9,15 @@ from __future__ import annotations
 import copy
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import latex2mathml.converter
 import nbconvert
+from bs4 import BeautifulSoup, Tag
 from markupsafe import Markup
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
@@ -204,49 +204,28 @@ def check_page(page: str, name: str) -> None:
         ...
     ValueError: a.html: <script> would load https://example.org/x.js; a page must hold all it shows
     """
-    scan = _Scan()
-    scan.feed(page)
-    for tag, address in scan.loads:
-        raise ValueError(f"{name}: <{tag}> would load {address}; a page must hold all it shows")
-    if scan.without_alt:
-        raise ValueError(
-            f"{name}: image {scan.without_alt[0]} has no alt text; show it with Results.figure"
-        )
+    soup = BeautifulSoup(page, "html.parser")
+    for tag in soup.find_all(True):
+        for address in _loaded(tag):
+            if not address.strip().startswith(("data:", "#")):
+                raise ValueError(
+                    f"{name}: <{tag.name}> would load {address[:80]}; a page must hold all it shows"
+                )
+    for image in soup.find_all("img"):
+        if str(image.get("alt", "")).strip() in {"", _NO_ALT}:
+            source = str(image.get("src", ""))[:40]
+            raise ValueError(f"{name}: image {source} has no alt text; show it with Results.figure")
 
 
-class _Scan(HTMLParser):
-    """Collects what a browser would fetch on opening the page, and images without alt text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loads: list[tuple[str, str]] = []
-        self.without_alt: list[str] = []
-        self._in_style = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._in_style = tag == "style"
-        values = {name: value or "" for name, value in attrs}
-        for name, value in values.items():
-            loading = name in {"src", "srcset", "poster", "data", "background", "xlink:href"}
-            if loading or (name == "href" and tag not in {"a", "area"}):
-                if not value.strip().startswith(("data:", "#")):
-                    self.loads.append((tag, value[:80]))
-            elif name == "style":
-                self._css(value, tag)
-        if tag == "img" and values.get("alt", "").strip() in {"", _NO_ALT}:
-            self.without_alt.append(values.get("src", "")[:40])
-
-    def handle_endtag(self, tag: str) -> None:
-        self._in_style = False
-
-    def handle_data(self, data: str) -> None:
-        if self._in_style:
-            self._css(data, "style")
-
-    def _css(self, text: str, tag: str) -> None:
-        found = re.findall(r"url\(\s*['\"]?([^'\")]*)|@import\s+['\"]([^'\"]*)", text)
-        addresses = [first or second for first, second in found]
-        self.loads += [(tag, a[:80]) for a in addresses if not a.startswith(("data:", "#"))]
+def _loaded(tag: Tag) -> Iterator[str]:
+    """The addresses that a browser fetches for an element when it opens the page."""
+    names = {"src", "srcset", "poster", "data", "background", "xlink:href"}
+    if tag.name not in {"a", "area"}:
+        names.add("href")
+    yield from (str(tag[name]) for name in names & tag.attrs.keys())
+    css = str(tag.get("style", "")) + (tag.get_text() if tag.name == "style" else "")
+    for url, imported in re.findall(r"url\(\s*['\"]?([^'\")]*)|@import\s+['\"]([^'\"]*)", css):
+        yield url or imported
 
 
 def _with_parameters(
