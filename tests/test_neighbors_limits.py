@@ -211,7 +211,8 @@ def test_sketches_and_maxima_stay_within_a_quarter_of_the_features_and_a_billion
     for room in (0, 10**5, 10**9):
         monkeypatch.setattr(_pairs.Job, "room", room)
         refs = torch.arange(3000)
-        screen = _screen.Screen(job, frame, refs, refs, 3000, _pairs.nothing(job))
+        out = _pairs.no_neighbors(3000, 2, x.device)
+        screen = _screen.Screen(job, frame, refs, refs, 3000, out)
         assert screen.refs.bytes <= room
         assert (screen.refs.bytes > 0) == (room == 10**9)
 

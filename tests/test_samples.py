@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from labeled_data import DATA
 from reference import brute_neighbors
 from sklearn.datasets import load_digits
-from test_separation import DATA
 
 import siutils.separation.samples as samples
 from siutils import Neighbors, SeparationIndex, kneighbors

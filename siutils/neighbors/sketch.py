@@ -302,6 +302,38 @@ def principal_axes(v: Tensor, m: int) -> Tensor:
     return (axes @ turn)[:, :m].contiguous()
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A projection that may be chosen: axes of the search, axes of the fine sketches, and a sieve.
+
+    With ``fine`` above ``axes``, the pairs that the search leaves are compared by fine sketches
+    before their distances are measured. With ``sieve``, bfloat16 products come first.
+    """
+
+    axes: int
+    fine: int
+    sieve: bool
+
+    @property
+    def columns(self) -> int:
+        """Numbers stored per sample."""
+        return self.axes + 3 + (self.fine + 1 if self.fine > self.axes else 0)
+
+    def cost(
+        self, counts: dict[int, tuple[float, float]], n: int, d: int, k: int, pair_cost: float
+    ) -> float:
+        """Cost for n samples of d features; ``counts`` is what `candidates` returns."""
+        searched, sieved = counts[self.axes]
+        found = sieved if self.sieve else searched
+        blocks_hit = BLOCKS * -math.expm1(-found / BLOCKS)  # where so many candidates may lie
+        products = self.axes * (SIEVE if self.sieve else 1) + SCAN
+        visits = blocks_hit * n / BLOCKS * (2 * self.axes + 300)
+        pairs = (counts[self.fine][0] + k + 2) * d
+        if self.fine > self.axes:
+            pairs += searched * self.fine
+        return n * products + 4 * d * self.fine + pairs * pair_cost + visits
+
+
 def choose(
     x: Tensor, k: int, base: Frame, forced: bool, pair_cost: float, room: int
 ) -> Frame | None:
@@ -328,24 +360,20 @@ def choose(
     if not float(gap.norm()) <= 2.0**-40:  # the bound wants it orthonormal
         return None
     counts = candidates(x, some[-size:], k, full, basis)
-    fast = base.dtype == torch.float32 and has_bfloat16(x.device)
-    best, least = None, math.inf if forced else 0.9 * n * (d + SCAN)
-    for (axes, counted), (m, (left, _)) in itertools.product(counts.items(), counts.items()):
-        columns = axes + 3 + (m + 1 if m > axes else 0)
-        if m < axes or (n * columns * base.dtype.itemsize > room and not forced):
-            continue
-        many = counted[0]
-        pairs = (left + k + 2) * d + (many * m if m > axes else 0)
-        for sieve in (False, True)[: 1 + fast]:
-            blocks = BLOCKS * -math.expm1(-counted[sieve] / BLOCKS)  # that hold so many candidates
-            cost = n * (axes * (SIEVE if sieve else 1) + SCAN) + 4 * d * m + pairs * pair_cost
-            cost += blocks * n / BLOCKS * (2 * axes + 300)
-            if cost < least:
-                best, least = (axes, m, sieve), cost
-    if best is None:
+
+    def fits(plan: Plan) -> bool:
+        return forced or n * plan.columns * base.dtype.itemsize <= room
+
+    def cost(plan: Plan) -> float:
+        return plan.cost(counts, n, d, k, pair_cost)
+
+    sieves = (False, True) if base.dtype == torch.float32 and has_bfloat16(x.device) else (False,)
+    plans = [Plan(*p) for p in itertools.product(counts, counts, sieves) if p[0] <= p[1]]
+    best = min(filter(fits, plans), key=cost, default=None)
+    if best is None or (not forced and cost(best) >= 0.9 * n * (d + SCAN)):
         return None
-    axes, m, sieve = best
-    return replace(base, basis=basis[:, :m].contiguous(), axes=axes, sieve=sieve)
+    columns = basis[:, : best.fine].contiguous()
+    return replace(base, basis=columns, axes=best.axes, sieve=best.sieve)
 
 
 def candidates(
