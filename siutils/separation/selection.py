@@ -169,7 +169,7 @@ class _Search:
             self.squared += (column[:, None] - column[self.ids]).square_()
 
     def hits(self, candidates: list[int]) -> Tensor:
-        """Number of samples whose nearest neighbor has their label, with each candidate: ``(C,)``."""
+        """Samples whose nearest neighbor has their label, counted for each candidate: ``(C,)``."""
         if not self.listed:
             self._make_lists()
         same, unsure = self._by_list(candidates)
