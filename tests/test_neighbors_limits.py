@@ -251,31 +251,15 @@ def test_interrupt_leaves_nothing_behind(monkeypatch):
     assert torch.equal(kneighbors(X, 3).indices, expected.indices)
 
 
-class Screen(io.StringIO):
-    """Stands for standard error, a terminal or not."""
-
-    def __init__(self, terminal):
-        super().__init__()
-        self.terminal = terminal
-
-    def isatty(self):
-        return self.terminal
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress_shows_on_a_terminal_only(monkeypatch, terminal):
-    screen = Screen(terminal)
-    monkeypatch.setattr(_pairs, "DELAY", 0)
-    monkeypatch.setattr(sys, "stderr", screen)
+@pytest.mark.parametrize(("terminal", "delay"), [(True, 0), (False, 0), (True, _pairs.DELAY)])
+def test_progress_shows_on_a_terminal_only_and_not_of_short_work(monkeypatch, terminal, delay):
+    stderr = io.StringIO()
+    stderr.isatty = lambda: terminal
+    monkeypatch.setattr(_pairs, "DELAY", delay)
+    monkeypatch.setattr(sys, "stderr", stderr)
     kneighbors(X, 3, chunk_size=50)
-    assert ("comparing" in screen.getvalue()) == terminal
-
-
-def test_short_work_shows_no_progress(monkeypatch):
-    screen = Screen(terminal=True)
-    monkeypatch.setattr(sys, "stderr", screen)
-    kneighbors(X, 3)
-    assert not screen.getvalue()
+    assert ("comparing" in stderr.getvalue()) == (terminal and not delay)
+    assert delay == 0 or not stderr.getvalue()
 
 
 def test_too_little_memory_to_choose_a_projection_leaves_all_dimensions(monkeypatch):

@@ -174,8 +174,8 @@ def score_transitions(
     # each bin ends with the score before the next bin; no score is 0
     ends = [-math.inf, *(-s for s in reversed(starts)), *(s - 1 for s in starts[1:]), math.inf]
     first, second = (pd.cut(s.numpy(), ends, labels=names) for s in scores)
-    counts = pd.crosstab(first, second, rownames=["before"], colnames=["after"], dropna=False)
-    table = counts.stack().rename("samples").reset_index()
+    pairs = pd.DataFrame({"before": first, "after": second})
+    table = pairs.groupby(["before", "after"], observed=False).size().reset_index(name="samples")
     return table.astype({"before": str, "after": str})
 
 
