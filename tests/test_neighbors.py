@@ -10,6 +10,7 @@ from reference import brute_neighbors, index_values
 
 from siutils import kneighbors
 from siutils.neighbors import pairs as _pairs
+from siutils.neighbors import projection
 from siutils.neighbors import sketch as _sketch
 from siutils.neighbors.pairs import block_neighbors, merge
 from siutils.neighbors.search import METHODS
@@ -428,4 +429,4 @@ def test_bfloat16_is_looked_at_only_where_neighbors_are_not_closer_than_it_tells
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(3000, rank, generator=generator) @ torch.randn(rank, 64, generator=generator)
     base = Frame(x.mean(0).double(), 2.0**-4, torch.float32)
-    assert _sketch.choose(x, 2, base, True, 170, 10**9).sieve == (rank == 64)
+    assert projection.choose(x, 2, base, True, 170, 10**9).sieve == (rank == 64)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from siutils import kneighbors
 from siutils.core.inputs import as_matrix, check_finite
 from siutils.neighbors import pairs as _pairs
+from siutils.neighbors import projection
 from siutils.neighbors import screen as _screen
 from siutils.neighbors import search as neighbors
 from siutils.neighbors import sketch as _sketch
@@ -207,7 +208,7 @@ def test_sketches_and_maxima_stay_within_a_quarter_of_the_features_and_a_billion
     job = _pairs.Job(x, x, 2, True, 1.0, 0.25, x.mean(0).double(), None)
     assert job.room == 10**9 + 3000 * 64
     base = _sketch.Frame(job.center, job.scale, torch.float32)
-    frame = _sketch.choose(x, 2, base, True, 170, 0)
+    frame = projection.choose(x, 2, base, True, 170, 0)
     for room in (0, 10**5, 10**9):
         monkeypatch.setattr(_pairs.Job, "room", room)
         refs = torch.arange(3000)
@@ -266,11 +267,11 @@ def test_too_little_memory_to_choose_a_projection_leaves_all_dimensions(monkeypa
     def full(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(_sketch, "candidates", full)
+    monkeypatch.setattr(projection, "candidates", full)
     x = np.random.default_rng(2).normal(size=(300, 80))
     found = kneighbors(x, 2, method="projection")
     np.testing.assert_array_equal(found.indices, brute_neighbors(x, 2)[1])
-    monkeypatch.setattr(_sketch, "candidates", lambda *_: 1 / 0)
+    monkeypatch.setattr(projection, "candidates", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         kneighbors(x, 2, method="projection")
 

@@ -230,7 +230,7 @@ def scattered(job: Job, refs: Tensor) -> Tensor:
 
 
 def _fingerprints(x: Tensor, ids: Tensor, point: Tensor, unit: float) -> Tensor:
-    """One number per sample, the same for identical samples: squared distance to a point."""
+    """Squared distance of each sample to a point: the same number for identical samples."""
     return squared_distances(x, point, ids, torch.zeros_like(ids), unit)
 
 

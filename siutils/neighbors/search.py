@@ -1,7 +1,7 @@
 """Exact nearest neighbors: `kneighbors`, its checks, and the levels of its search.
 
 `pairs` measures distances in float64 and merges results, `sketch` has the bounds and their proof,
-`screen` searches under these bounds.
+`projection` chooses the dimensions to search by, `screen` searches under the bounds.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from siutils.neighbors.pairs import (
     settle_by_products,
     without_copies,
 )
+from siutils.neighbors.projection import choose
 from siutils.neighbors.screen import Screen
 from siutils.neighbors.sketch import Frame
 
@@ -104,9 +105,12 @@ def kneighbors(
             f"queries have {q.shape[1]} dimensions but features have {x.shape[1]}; they must agree"
         )
     home = x.device
-    k = _check_k(k, len(x) - (queries is None))
-    if chunk_size is not None and _as_int(chunk_size, "chunk_size") < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    k = _positive(k, "k")
+    available = len(x) - (queries is None)
+    if k > available:
+        raise ValueError(f"k={k} neighbors were asked for, but each sample has only {available}")
+    if chunk_size is not None:
+        chunk_size = _positive(chunk_size, "chunk_size")
     target = home if device is None else resolve_device(device)
     x = x.to(target)
     q = x if queries is None else q.to(target)
@@ -200,7 +204,7 @@ def _levels(job: Job, n: int, method: str) -> Iterator[tuple[Frame, int]]:
 def _projection(job: Job, base: Frame, forced: bool) -> Frame | None:
     try:
         cost = 170 if job.quick else 500
-        return _sketch.choose(job.x, job.k, base, forced, cost, job.room * 3 // 4)
+        return choose(job.x, job.k, base, forced, cost, job.room * 3 // 4)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -212,16 +216,10 @@ def _sqrt(squared: Tensor) -> Tensor:
     return squared.sqrt() if squared.is_cuda else torch.from_numpy(np.sqrt(squared.numpy()))
 
 
-def _check_k(k: Any, available: int) -> int:
-    k = _as_int(k, "k")
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    if k > available:
-        raise ValueError(f"k={k} neighbors were asked for, but each sample has only {available}")
-    return k
-
-
-def _as_int(value: Any, name: str) -> int:
+def _positive(value: Any, argument: str) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    return int(value.__index__())
+        raise TypeError(f"{argument} must be an integer, got {value!r}")
+    number = int(value.__index__())
+    if number < 1:
+        raise ValueError(f"{argument} must be at least 1, got {number}")
+    return number
