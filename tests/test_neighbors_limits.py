@@ -19,6 +19,7 @@ from tqdm import tqdm
 from siutils import kneighbors
 from siutils.core.inputs import as_matrix, check_finite
 from siutils.neighbors import pairs as _pairs
+from siutils.neighbors import projection
 from siutils.neighbors import screen as _screen
 from siutils.neighbors import search as neighbors
 from siutils.neighbors import sketch as _sketch
@@ -207,11 +208,12 @@ def test_sketches_and_maxima_stay_within_a_quarter_of_the_features_and_a_billion
     job = _pairs.Job(x, x, 2, True, 1.0, 0.25, x.mean(0).double(), None)
     assert job.room == 10**9 + 3000 * 64
     base = _sketch.Frame(job.center, job.scale, torch.float32)
-    frame = _sketch.choose(x, 2, base, True, 170, 0)
+    frame = projection.choose(x, 2, base, True, 170, 0)
     for room in (0, 10**5, 10**9):
         monkeypatch.setattr(_pairs.Job, "room", room)
         refs = torch.arange(3000)
-        screen = _screen.Screen(job, frame, refs, refs, 3000, _pairs.nothing(job))
+        out = _pairs.no_neighbors(3000, 2, x.device)
+        screen = _screen.Screen(job, frame, refs, refs, 3000, out)
         assert screen.refs.bytes <= room
         assert (screen.refs.bytes > 0) == (room == 10**9)
 
@@ -250,42 +252,26 @@ def test_interrupt_leaves_nothing_behind(monkeypatch):
     assert torch.equal(kneighbors(X, 3).indices, expected.indices)
 
 
-class Screen(io.StringIO):
-    """Stands for standard error, a terminal or not."""
-
-    def __init__(self, terminal):
-        super().__init__()
-        self.terminal = terminal
-
-    def isatty(self):
-        return self.terminal
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress_shows_on_a_terminal_only(monkeypatch, terminal):
-    screen = Screen(terminal)
-    monkeypatch.setattr(_pairs, "DELAY", 0)
-    monkeypatch.setattr(sys, "stderr", screen)
+@pytest.mark.parametrize(("terminal", "delay"), [(True, 0), (False, 0), (True, _pairs.DELAY)])
+def test_progress_shows_on_a_terminal_only_and_not_of_short_work(monkeypatch, terminal, delay):
+    stderr = io.StringIO()
+    stderr.isatty = lambda: terminal
+    monkeypatch.setattr(_pairs, "DELAY", delay)
+    monkeypatch.setattr(sys, "stderr", stderr)
     kneighbors(X, 3, chunk_size=50)
-    assert ("comparing" in screen.getvalue()) == terminal
-
-
-def test_short_work_shows_no_progress(monkeypatch):
-    screen = Screen(terminal=True)
-    monkeypatch.setattr(sys, "stderr", screen)
-    kneighbors(X, 3)
-    assert not screen.getvalue()
+    assert ("comparing" in stderr.getvalue()) == (terminal and not delay)
+    assert delay == 0 or not stderr.getvalue()
 
 
 def test_too_little_memory_to_choose_a_projection_leaves_all_dimensions(monkeypatch):
     def full(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(_sketch, "candidates", full)
+    monkeypatch.setattr(projection, "candidates", full)
     x = np.random.default_rng(2).normal(size=(300, 80))
     found = kneighbors(x, 2, method="projection")
     np.testing.assert_array_equal(found.indices, brute_neighbors(x, 2)[1])
-    monkeypatch.setattr(_sketch, "candidates", lambda *_: 1 / 0)
+    monkeypatch.setattr(projection, "candidates", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         kneighbors(x, 2, method="projection")
 

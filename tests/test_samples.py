@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from labeled_data import DATA
 from reference import brute_neighbors
 from sklearn.datasets import load_digits
-from test_separation import DATA
 
 import siutils.separation.samples as samples
 from siutils import Neighbors, SeparationIndex, kneighbors
@@ -55,6 +55,18 @@ def ratio_of(distances, hits):
     return 10.0 if other == 0 else min(max(same / other, 0.1), 10.0)
 
 
+COLUMNS = ["place", "sample", "label", "rank", "neighbor", "neighbor_label", "distance"]
+
+
+def rows_of(samples, y, distances, indices, first_place=1):
+    """The rows that a table of neighbors should have for these samples."""
+    return [
+        [place, i, y[i], rank, j, y[j], distance]
+        for place, i in enumerate(samples, first_place)
+        for rank, (j, distance) in enumerate(zip(indices[i], distances[i], strict=True), 1)
+    ]
+
+
 @pytest.mark.parametrize("name", DATA)
 def test_hardest_samples_equal_the_oracle(name):
     x, y = DATA[name]
@@ -68,13 +80,9 @@ def test_hardest_samples_equal_the_oracle(name):
     assert len(table) == 15 * K
     for place, (run, _, i) in enumerate(sorted(keys)[:15]):
         rows = table[table["place"] == place + 1]
-        assert (rows["sample"] == i).all()
-        assert (rows["label"] == y[i]).all()
+        expected = rows_of([i], y, distances, indices, first_place=place + 1)
+        assert rows.drop(columns="run").values.tolist() == expected
         assert (rows["run"] == -run).all()
-        assert rows["rank"].tolist() == list(range(1, K + 1))
-        assert rows["neighbor"].tolist() == indices[i].tolist()
-        assert rows["neighbor_label"].tolist() == y[indices[i]].tolist()
-        assert rows["distance"].tolist() == distances[i].tolist()
 
 
 def error_oracle(x, y, k):
@@ -142,13 +150,8 @@ def test_neighbors_of_chosen_samples_are_theirs(name):
     distances, indices = brute_neighbors(x, 3)
     chosen = RNG(0).integers(0, len(y), 6)  # in any order, and twice the same
     table = SeparationIndex(x, y, device="cpu").neighbor_table(chosen, k=3)
-    assert table["sample"].tolist() == np.repeat(chosen, 3).tolist()
-    assert table["place"].tolist() == np.repeat(range(1, 7), 3).tolist()
-    assert table["rank"].tolist() == [1, 2, 3] * 6
-    assert table["label"].tolist() == np.repeat(y[chosen], 3).tolist()
-    assert table["neighbor"].tolist() == indices[chosen].ravel().tolist()
-    assert table["neighbor_label"].tolist() == y[indices[chosen]].ravel().tolist()
-    assert table["distance"].tolist() == distances[chosen].ravel().tolist()
+    assert table.columns.tolist() == COLUMNS
+    assert table.values.tolist() == rows_of(chosen, y, distances, indices)
 
 
 BOUNDS = {

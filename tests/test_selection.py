@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from labeled_data import DATA, grid
 from reference import index_values
-from test_separation import DATA, grid
 
 import siutils.separation.selection as selection
 from siutils import SeparationIndex

@@ -33,10 +33,8 @@ INPUTS = (
         "exact_fit": (np.eye(4)[random_data()[1]], random_data()[1]),
         "exact_fit_large": (np.eye(4)[random_data()[1]] * 1e3, random_data()[1]),
         "no_signal": (RNG(8).normal(size=(60, 4)), np.arange(60) % 3),
-        "all_constant": (
-            np.full((50, 3), [0.1, 0.3, 1000.7]),
-            np.arange(50) % 3,
-        ),  # means are not quite
+        # means are not quite
+        "all_constant": (np.full((50, 3), [0.1, 0.3, 1000.7]), np.arange(50) % 3),
         "zeros": (np.zeros((20, 3)), np.arange(20) % 2),
     }
 )

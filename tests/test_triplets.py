@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from labeled_data import DATA
 from reference import brute_neighbors
-from test_separation import DATA
 
 from siutils import SeparationIndex, kneighbors
 from siutils.separation.triplets import global_triplet_index, local_triplet_index, local_triplets

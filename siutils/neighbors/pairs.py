@@ -93,9 +93,8 @@ def block_neighbors(
     squared = squared_distances(queries, references, row, col, unit)
     if first_query is not None:
         squared[row + first_query == col + first] = torch.inf
-    found = Neighbors(squared.view(m, n), (col + first).view(m, n))
-    nothing = Neighbors(squared.new_full((m, k), torch.inf), col.new_full((m, k), -1))
-    return merge(nothing, found)
+    block = Neighbors(squared.view(m, n), (col + first).view(m, n))
+    return merge(no_neighbors(m, k, queries.device), block)
 
 
 def merge(a: Neighbors, b: Neighbors) -> Neighbors:
@@ -114,14 +113,16 @@ def merge(a: Neighbors, b: Neighbors) -> Neighbors:
 
 @dataclass(frozen=True)
 class Job:
-    x: Tensor
-    q: Tensor
+    """One call of `kneighbors` with its checked arguments and the scale of its data."""
+
+    x: Tensor  # (N, D) references
+    q: Tensor  # (M, D) queries
     k: int
     own: bool  # queries are the references: exclude each from its own neighbors
     unit: float  # power of two that keeps float64 squares in range; 1 for ordinary data
     scale: float  # power of two that brings the spread of the data to about 1
-    center: Tensor
-    chunk: int | None
+    center: Tensor  # (D,) float64, near the mean
+    chunk: int | None  # rows per step, where the caller asked for a number
     memory: float = math.inf  # bytes that the search may take beside the features
 
     @property
@@ -133,27 +134,25 @@ class Job:
 
     @property
     def short(self) -> bool:
-        """Few enough dimensions that float32 sums have a useful error bound."""
+        """True if dimensions are few enough for a useful error bound of float32 sums."""
         return self.x.shape[1] < 2**20
 
     @property
     def quick(self) -> bool:
-        """Float32 differences are exact up to rounding: they can rule out near the end."""
+        """True if float32 differences are exact up to rounding, so that they can rule out pairs."""
         exact = self.x.dtype not in (torch.float64, torch.int32, torch.int64)
         same = exact and self.q.dtype == self.x.dtype
         return same and self.short and 2.0**-40 < self.scale < 2.0**40
 
 
-def nothing(job: Job) -> Neighbors:
-    shape = (len(job.q), job.k)
-    return Neighbors(
-        torch.full(shape, torch.inf, dtype=torch.float64, device=job.x.device),
-        torch.full(shape, -1, dtype=torch.int64, device=job.x.device),
-    )
+def no_neighbors(rows: int, k: int, device: torch.device) -> Neighbors:
+    """A result in which every neighbor is still missing: distance infinity, index -1."""
+    distances = torch.full((rows, k), torch.inf, dtype=torch.float64, device=device)
+    return Neighbors(distances, torch.full((rows, k), -1, dtype=torch.int64, device=device))
 
 
 def in_steps(total: int, size: int, work: Callable[[int, int], None], what: str) -> None:
-    """Call work(start, stop) over range(total); out of memory halves the steps and goes on."""
+    """Calls work(start, stop) over range(total); halves the steps where memory runs out."""
     from tqdm import tqdm
 
     start = 0
@@ -177,32 +176,32 @@ def in_steps(total: int, size: int, work: Callable[[int, int], None], what: str)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says so, in any of the ways in which PyTorch and Python say it."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return any(words in str(error) for words in _NO_MEMORY)
+    """True if PyTorch or Python raised the error for lack of memory."""
+    by_type = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return by_type or any(words in str(error) for words in _NO_MEMORY)
 
 
 def without_copies(job: Job) -> Tensor:
-    """Indices, ascending, of the references that can be among anyone's k nearest.
+    """Indices, ascending, of the references that can be among the k nearest of any query.
 
-    Of a group of identical samples only the first k + 1 can: others are as near, and later.
+    In a group of identical samples only the first k + 1 can: the others are as near, and later.
     """
     x, d = job.x, job.x.shape[1]
     ids = torch.arange(len(x), device=x.device)
     generator = torch.Generator().manual_seed(0)
     away = torch.rand(d, generator=generator, dtype=torch.float64, device="cpu").to(x.device)
     point = (job.center + away / job.scale)[None]
-    some = torch.arange(0, d, -(-d // 16), device=x.device)  # a quick look first
-    look = _fingerprints(x[:, some], ids, point[:, some], job.unit)
-    suspects = ids[_frequent(look, job.k)]
+    few = torch.arange(0, d, -(-d // 16), device=x.device)  # a quick look first
+    look = _fingerprints(x[:, few], ids, point[:, few], job.unit)
+    _, group, sizes = torch.unique(look, return_inverse=True, return_counts=True)
+    suspects = ids[sizes[group] > job.k + 1]
     if len(suspects) <= len(x) // 20:
         return ids
     keys, order = _fingerprints(x, suspects, point, job.unit).sort(stable=True)
     suspects = suspects[order]
     counts = torch.unique_consecutive(keys, return_counts=True)[1]
     first = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    # equal fingerprints are no proof: what counts is how many rows equal the first of the group
+    # equal fingerprints are no proof: count the rows that equal the first of their group
     same = torch.empty_like(first, dtype=torch.bool)
     step = max(1, PIECE // d)
     parts = (same.split(step), suspects.split(step), suspects[first].split(step))
@@ -215,9 +214,9 @@ def without_copies(job: Job) -> Tensor:
 
 
 def scattered(job: Job, refs: Tensor) -> Tensor:
-    """References in random order, so that the k nearest lie in different blocks; but far ones last.
+    """References in random order, so that the k nearest lie in different blocks, far ones last.
 
-    A block is judged by its sample farthest from the center: outliers would spoil all blocks.
+    A block's bound follows its sample farthest from the center: outliers would spoil all blocks.
     """
     order = refs[spread_out(len(refs), len(refs), refs.device)]
     norms = torch.empty(len(refs), device=refs.device)
@@ -231,13 +230,8 @@ def scattered(job: Job, refs: Tensor) -> Tensor:
 
 
 def _fingerprints(x: Tensor, ids: Tensor, point: Tensor, unit: float) -> Tensor:
-    """One number per sample, the same for identical samples: squared distance to a point."""
+    """Squared distance of each sample to a point: the same number for identical samples."""
     return squared_distances(x, point, ids, torch.zeros_like(ids), unit)
-
-
-def _frequent(keys: Tensor, k: int) -> Tensor:
-    _, inverse, counts = torch.unique(keys, return_inverse=True, return_counts=True)
-    return counts[inverse] > k + 1
 
 
 def by_value(row: Tensor, value: Tensor, rows: int) -> tuple[Tensor, Tensor]:
@@ -249,7 +243,7 @@ def by_value(row: Tensor, value: Tensor, rows: int) -> tuple[Tensor, Tensor]:
 
 
 def settle_by_products(job: Job, ids: Tensor, refs: Tensor, out: Neighbors) -> Tensor:
-    """Settle queries by float64 products, where these are exact; return the ids that are left.
+    """Settles queries by float64 products where these are exact; returns the ids that are left.
 
     If all values are multiples of a power of two, and the differences from one sample are at most
     25 bits long, then |v|^2, |w|^2 and all partial sums of vw are integers below 2^53 of its
@@ -266,9 +260,9 @@ def settle_by_products(job: Job, ids: Tensor, refs: Tensor, out: Neighbors) -> T
         return x.index_select(0, rows).double().mul_(scale).sub_(origin)
 
     def work(start: int, stop: int) -> None:
-        some = ids[start:stop]
-        left = points(job.q, some)
-        squared = torch.empty(len(some), len(refs), dtype=torch.float64, device=refs.device)
+        rows = ids[start:stop]
+        left = points(job.q, rows)
+        squared = torch.empty(len(rows), len(refs), dtype=torch.float64, device=refs.device)
         step = max(1, 2**21 // left.shape[1])
         for first in range(0, len(refs), step):
             right = points(job.x, refs[first : first + step])
@@ -276,18 +270,18 @@ def settle_by_products(job: Job, ids: Tensor, refs: Tensor, out: Neighbors) -> T
             part.copy_(right.square().sum(1)).sub_((left @ right.T).mul_(2))
         squared += left.square().sum(1)[:, None]
         if job.own:
-            at = torch.searchsorted(refs, some).clamp(max=len(refs) - 1)
-            itself = (refs[at] == some).nonzero()[:, 0]
+            at = torch.searchsorted(refs, rows).clamp(max=len(refs) - 1)
+            itself = (refs[at] == rows).nonzero()[:, 0]
             squared[itself, at[itself]] = torch.inf
         kth = squared.topk(job.k, dim=1, largest=False).values[:, -1:]
         equal = squared == kth
         hit = (squared < kth) | (equal & (equal.cumsum(1, dtype=torch.int32) <= job.k))
         row, col = hit.nonzero().T
         value = squared[row, col]
-        order, begin = by_value(row, value, len(some))
+        order, begin = by_value(row, value, len(rows))
         pick = order[begin[:, None] + torch.arange(job.k, device=refs.device)]
-        out.distances[some] = value[pick] / scale**2
-        out.indices[some] = refs[col[pick]]
+        out.distances[rows] = value[pick] / scale**2
+        out.indices[rows] = refs[col[pick]]
 
     in_steps(len(ids), job.chunk or max(1, 2**24 // len(refs)), work, "multiplying")
     return ids[:0]

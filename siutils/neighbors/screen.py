@@ -23,45 +23,57 @@ from siutils.neighbors.sketch import Frame, Sketch
 class Screen:
     """One level: maxima of products over blocks, thresholds, candidates, exact distances.
 
-    More than ``limit`` candidates per row are too many, on average over the rows compared at once;
-    only then are the rows that have more of them given up.
+    Where the rows compared at once have more than ``limit`` candidates on average, those with more
+    are given up.
+
+    Attributes:
+        refs: sketches of the references.
+        left: sketches of the queries; ``refs`` itself where all references are searched.
+        whole: all references are searched among themselves.
+        place: where each row stands among the references (-1: nowhere); None for foreign queries.
+        first: frame of the first look, at bfloat16 products where these are fast.
     """
 
     def __init__(
         self, job: Job, frame: Frame, ids: Tensor, refs: Tensor, limit: int, out: Neighbors
     ) -> None:
         self.job, self.frame, self.limit, self.out = job, frame, limit, out
-        n, device = len(refs), job.x.device
+        n = len(refs)
+        single = frame.dtype == torch.float32
         # where float64 products could not settle it, float32 differences cannot either
-        self.quick = job.quick and frame.dtype == torch.float32
-        # many blocks bound tightly; few samples rather make factors that are worth multiplying
-        block = max(-(-n // max(_sketch.BLOCKS, 8 * job.k)), min(64, n // (32 * job.k)))
-        halve = frame.sieve and frame.dtype == torch.float32 and n >= _sketch.HALVE
-        halve = halve and _sketch.has_bfloat16(device)
+        self.quick = job.quick and single
+        halve = single and frame.sieve and n >= _sketch.HALVE
+        halve = halve and _sketch.has_bfloat16(job.x.device)
         room = job.room * 3 // 4
-        self.refs = Sketch(job.x, refs, frame, block, in_steps, room, halve)
+        self.refs = Sketch(job.x, refs, frame, _block_size(n, job.k), in_steps, room, halve)
         self.whole = job.own and n == len(ids) == len(job.x)
-        self.place: Tensor | None = None  # where each row stands among the references
-        if self.whole:
-            self.left, self.place = self.refs, torch.arange(self.refs.padded, device=device)
-        else:
-            room -= self.refs.bytes
-            if frame.basis is None:
-                room //= 8  # what passes by once is cheaply made again
-            self.left = Sketch(job.q, ids, frame, 1, in_steps, room, halve)
-            if job.own:
-                where = torch.full((len(job.x),), -1, dtype=torch.int64, device=device)
-                where[self.refs.ids] = torch.arange(n, device=device)
-                self.place = where[ids]
+        self.left = self.refs if self.whole else self._sketch_queries(ids, room, halve)
+        self.place = self._places(ids) if job.own else None
         self.partners = _sketch.partner_factors(self.refs.norms, frame)
         self.block_norms = self.refs.block_norms()
-        # the first look is at bfloat16 products where these are fast, under a bound of their own
-        both = self.left.half > 0 < self.refs.half
-        half = max(self.left.half, self.refs.half)
-        self.first = replace(frame, half=half if both and half < 2.0**-7 else 0.0)
+        self.first = replace(frame, half=self._most_moved())
+
+    def _sketch_queries(self, ids: Tensor, room: int, halve: bool) -> Sketch:
+        """Sketches of the queries in the room that the references leave."""
+        room -= self.refs.bytes
+        if self.frame.basis is None:
+            room //= 8  # each is used once, and cheaply made again
+        return Sketch(self.job.q, ids, self.frame, 1, in_steps, room, halve)
+
+    def _places(self, ids: Tensor) -> Tensor:
+        if self.whole:
+            return torch.arange(self.refs.padded, device=ids.device)
+        places = torch.full((len(self.job.x),), -1, dtype=torch.int64, device=ids.device)
+        places[self.refs.ids] = torch.arange(len(self.refs.ids), device=ids.device)
+        return places[ids]
+
+    def _most_moved(self) -> float:
+        """Most that bfloat16 moves a sketch, over its length; 0 where bfloat16 is not used."""
+        halves = (self.left.half, self.refs.half)
+        return max(halves) if min(halves) > 0 and max(halves) < 2.0**-7 else 0.0
 
     def run(self) -> Tensor:
-        """Fill in what can be settled; return the ids of the other queries."""
+        """Fills in what can be settled; returns the ids of the other queries."""
         total, low, failed = self.left.padded, 0, []
         kept = self.refs.bytes + (0 if self.whole else self.left.bytes)
         dtype = torch.bfloat16 if self.first.half else self.frame.dtype
@@ -139,7 +151,7 @@ class Screen:
         return max(16, min(side, numbers // self.frame.width))
 
     def _hide_self(self, s: Tensor, row: int, column: int, rows: Tensor | None = None) -> None:
-        """Set products of samples with themselves to -infinity."""
+        """Sets products of samples with themselves to -infinity."""
         if self.place is None:
             return
         if self.whole and rows is None and (row >= column + s.shape[1] or column >= row + len(s)):
@@ -150,7 +162,7 @@ class Screen:
         s[inside, at[inside]] = -torch.inf
 
     def _resolve(self, low: int, high: int, best: Tensor) -> Tensor:
-        """Settle rows low…high, given their maxima (rows, blocks); return the ids that failed."""
+        """Settles rows low…high by their maxima (rows, blocks); returns the ids that failed."""
         frame = self.frame
         norms = self.left.norms[low:high]
         reach = self._reach(low, high, best, norms)
@@ -186,19 +198,17 @@ class Screen:
     def _reach(self, low: int, high: int, best: Tensor, norms: Tensor) -> Tensor:
         """Upper bounds (scaled) of the k-th distances of rows low…high."""
         job, k = self.job, self.job.k
-        if self.frame.basis is None and not self.first.half:
-            upper = _sketch.upper_distances(best, norms[:, None], self.block_norms, self.frame)
-            return upper.topk(k, dim=1, largest=False).values[:, -1]
-        # look closer at the best partner in each of the best blocks
-        blocks = best.topk(min(k + 2, best.shape[1]), dim=1).indices
-        hit = torch.zeros_like(best, dtype=torch.bool).scatter_(1, blocks, True)
+        if self.frame.basis is not None or self.first.half:  # look closer at the best blocks
+            blocks = best.topk(min(k + 2, best.shape[1]), dim=1).indices
+            hit = torch.zeros_like(best, dtype=torch.bool).scatter_(1, blocks, True)
         if self.frame.basis is None:
-            best = torch.full_like(best, -torch.inf, dtype=self.frame.dtype)
-            for b, rows, s in self._visit(low, high, hit):
-                best[rows, b] = s.amax(1)
+            if self.first.half:
+                best = torch.full_like(best, -torch.inf, dtype=self.frame.dtype)
+                for b, rows, s in self._visit(low, high, hit):
+                    best[rows, b] = s.amax(1)
             upper = _sketch.upper_distances(best, norms[:, None], self.block_norms, self.frame)
             return upper.topk(k, dim=1, largest=False).values[:, -1]
-        pairs = [
+        pairs = [  # the best partner in each of these blocks
             torch.stack([rows, s.max(1).indices + b * self.refs.block])
             for b, rows, s in self._visit(low, high, hit)
         ]
@@ -233,37 +243,25 @@ class Screen:
         if not self.quick:
             exact = squared_distances(job.q, job.x, q_ids, x_ids, job.unit)
             return exact, exact
-        out = torch.empty(len(row), dtype=torch.float32, device=row.device)
-        step = max(1, _sketch.PIECE // job.x.shape[1])
-        for start in range(0, len(row), step):
-            part = slice(start, start + step)
-            terms = job.q.index_select(0, q_ids[part]).float()
-            terms.sub_(job.x.index_select(0, x_ids[part]))
-            out[part] = terms.square_().sum(1)
+        out = _rounded_squares(job.q, q_ids, job.x, x_ids, torch.float32)
         # differences and squares round once each, the sum of D terms D - 1 times in any order
         error = 2 * _sketch.summation(job.x.shape[1] + 4, 2.0**-24)
         tiny = job.x.shape[1] * 2.0**-120
-        return out.double() * (1 - error) - tiny, out.double() * (1 + error) + tiny
+        return out * (1 - error) - tiny, out * (1 + error) + tiny
 
     def _fine(self, low: int, row: Tensor, col: Tensor, reach: Tensor) -> Tensor:
-        """Which pairs the fine sketches leave."""
+        """True for each pair that the fine sketches cannot rule out."""
         left, refs = self.left, self.refs
         assert left.fine is not None
         assert refs.fine is not None
-        out = torch.empty(len(row), dtype=self.frame.dtype, device=row.device)
-        step = max(1, _sketch.PIECE // refs.fine.shape[1])
-        for start in range(0, len(row), step):
-            part = slice(start, start + step)
-            terms = left.fine.index_select(0, row[part] + low)
-            terms.sub_(refs.fine.index_select(0, col[part]))
-            out[part] = terms.square_().sum(1)
+        out = _rounded_squares(left.fine, row + low, refs.fine, col, self.frame.dtype)
         norms = left.norms[row + low] + refs.norms[col]
         limit = (reach[row] + self.frame.eta * norms).square() + _sketch.TINY[self.frame.dtype]
         error = 2 * _sketch.summation(refs.fine.shape[1] + 4, self.frame.roundoff)
-        return out.double() * (1 - error) <= limit * _sketch.WIDEN
+        return out * (1 - error) <= limit * _sketch.WIDEN
 
     def _settle(self, low: int, passed: Tensor, row: Tensor, col: Tensor) -> None:
-        """Choose the k nearest of the candidates of each row that passed."""
+        """Writes the k nearest of the candidates of each row that passed."""
         job, k = self.job, self.job.k
         if self.quick:
             lower, upper = self._measure(row + low, col)
@@ -281,3 +279,28 @@ class Screen:
         pick = order[first[passed][:, None] + torch.arange(k, device=row.device)]
         self.out.distances[ids[passed]] = squared[pick]
         self.out.indices[ids[passed]] = samples[pick]
+
+
+def _block_size(n: int, k: int) -> int:
+    """References per block.
+
+    Many blocks bound tightly, so there are `BLOCKS` or more. Few references make fewer and larger
+    blocks, of up to 64, so that their products are worth multiplying.
+    """
+    for_tight_bounds = -(-n // max(_sketch.BLOCKS, 8 * k))
+    for_fast_products = min(64, n // (32 * k))
+    return max(for_tight_bounds, for_fast_products)
+
+
+def _rounded_squares(
+    a: Tensor, rows: Tensor, b: Tensor, columns: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Squared distances of pairs a[rows], b[columns] with the rounding of ``dtype``: (P,)."""
+    out = torch.empty(len(rows), dtype=dtype, device=rows.device)
+    step = max(1, _sketch.PIECE // a.shape[1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        terms = a.index_select(0, rows[part]).to(dtype)
+        terms.sub_(b.index_select(0, columns[part]))
+        out[part] = terms.square_().sum(1)
+    return out.double()

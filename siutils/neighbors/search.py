@@ -1,7 +1,7 @@
-"""Exact nearest neighbors: the only file that computes distances between samples.
+"""Exact nearest neighbors: `kneighbors`, its checks, and the levels of its search.
 
-Its parts: `_pairs` (distances in float64, merging), `_sketch` (bounds and their proof), `_screen`
-(the search under these bounds).
+`pairs` measures distances in float64 and merges results, `sketch` has the bounds and their proof,
+`projection` chooses the dimensions to search by, `screen` searches under the bounds.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from siutils.core import as_matrix, check_finite
+from siutils.core import as_matrix, check_finite, resolve_device
 from siutils.neighbors import sketch as _sketch
 from siutils.neighbors.pairs import (
     Job,
@@ -24,16 +25,14 @@ from siutils.neighbors.pairs import (
     in_steps,
     is_out_of_memory,
     merge,
-    nothing,
+    no_neighbors,
     scattered,
     settle_by_products,
-    squared_distances,
     without_copies,
 )
+from siutils.neighbors.projection import choose
 from siutils.neighbors.screen import Screen
 from siutils.neighbors.sketch import Frame
-
-__all__ = ["Neighbors", "block_neighbors", "kneighbors", "merge", "squared_distances"]
 
 REFERENCES = 4096  # compared at once when nothing is ruled out
 METHODS = ("auto", "projection", "brute", "exact")
@@ -85,7 +84,8 @@ def kneighbors(
         Neighbors: distances and indices, both (M, k), on the device of ``features``.
 
     Raises:
-        ValueError: NaN or infinity, wrong shapes, too few samples, unknown method, no CUDA.
+        ValueError: NaN or infinity, wrong shapes, too few samples, unknown method or device.
+        RuntimeError: the device asked for is not there.
         TypeError: complex or non-numeric input, ``k`` not an integer.
         MemoryError: not even a chunk of one row fits.
 
@@ -105,12 +105,13 @@ def kneighbors(
             f"queries have {q.shape[1]} dimensions but features have {x.shape[1]}; they must agree"
         )
     home = x.device
-    k = _check_k(k, len(x) - (queries is None))
-    if chunk_size is not None and _as_int(chunk_size, "chunk_size") < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    target = home if device is None else torch.device(device)
-    if target.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={str(device)!r} was asked for, but CUDA is not available here")
+    k = _positive(k, "k")
+    available = len(x) - (queries is None)
+    if k > available:
+        raise ValueError(f"k={k} neighbors were asked for, but each sample has only {available}")
+    if chunk_size is not None:
+        chunk_size = _positive(chunk_size, "chunk_size")
+    target = home if device is None else resolve_device(device)
     x = x.to(target)
     q = x if queries is None else q.to(target)
     # the caller's autocast would turn the products to half precision, outside their bound
@@ -141,9 +142,8 @@ def _prepare(x: Tensor, q: Tensor, k: int, own: bool, chunk: int | None, memory:
 
 def _extent(values: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of each dimension, float64; refuses NaN and infinity."""
-    step = max(1, 2**22 // values.shape[1])
-    lows, highs = values[0].double(), values[0].double()
-    for part in values.split(step):
+    lows = highs = values[0].double()
+    for part in values.split(max(1, 2**22 // values.shape[1])):
         bounds = torch.aminmax(part, dim=0)  # NaN stays: minimum and maximum hand it on
         lows, highs = torch.minimum(lows, bounds.min), torch.maximum(highs, bounds.max)
     if not bool((torch.isfinite(lows) & torch.isfinite(highs)).all()):
@@ -153,29 +153,26 @@ def _extent(values: Tensor, name: str) -> tuple[Tensor, Tensor]:
 
 def _exhaust(job: Job) -> Neighbors:
     """All distances in float64, block by block; squared."""
-    out = nothing(job)
+    out = no_neighbors(len(job.q), job.k, job.x.device)
 
     def work(start: int, stop: int) -> None:
-        queries, best = job.q[start:stop], None
+        search_block = partial(
+            block_neighbors, k=job.k, first_query=start if job.own else None, unit=job.unit
+        )
+        best = Neighbors(out.distances[start:stop], out.indices[start:stop])
         for first in range(0, len(job.x), REFERENCES):
-            block = block_neighbors(
-                queries,
-                job.x[first : first + REFERENCES],
-                job.k,
-                first_query=start if job.own else None,
-                first=first,
-                unit=job.unit,
-            )
-            best = block if best is None else merge(best, block)
-        out.distances[start:stop], out.indices[start:stop] = best or block
+            references = job.x[first : first + REFERENCES]
+            block = search_block(job.q[start:stop], references, first=first)
+            best = merge(best, block)
+        out.distances[start:stop], out.indices[start:stop] = best
 
     in_steps(len(job.q), job.chunk or 256, work, "measuring")
     return out
 
 
 def _search(job: Job, method: str) -> Neighbors:
-    """Go through the levels; each settles what it can and leaves the other rows to the next."""
-    out = nothing(job)
+    """Goes through the levels; each settles what it can and leaves the other rows to the next."""
+    out = no_neighbors(len(job.q), job.k, job.x.device)
     ids = torch.arange(len(job.q), device=job.x.device)
     refs = without_copies(job)
     order: Tensor | None = None
@@ -207,7 +204,7 @@ def _levels(job: Job, n: int, method: str) -> Iterator[tuple[Frame, int]]:
 def _projection(job: Job, base: Frame, forced: bool) -> Frame | None:
     try:
         cost = 170 if job.quick else 500
-        return _sketch.choose(job.x, job.k, base, forced, cost, job.room * 3 // 4)
+        return choose(job.x, job.k, base, forced, cost, job.room * 3 // 4)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -219,16 +216,10 @@ def _sqrt(squared: Tensor) -> Tensor:
     return squared.sqrt() if squared.is_cuda else torch.from_numpy(np.sqrt(squared.numpy()))
 
 
-def _check_k(k: Any, available: int) -> int:
-    k = _as_int(k, "k")
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    if k > available:
-        raise ValueError(f"k={k} neighbors were asked for, but each sample has only {available}")
-    return k
-
-
-def _as_int(value: Any, name: str) -> int:
+def _positive(value: Any, argument: str) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    return int(value.__index__())
+        raise TypeError(f"{argument} must be an integer, got {value!r}")
+    number = int(value.__index__())
+    if number < 1:
+        raise ValueError(f"{argument} must be at least 1, got {number}")
+    return number

@@ -1,4 +1,4 @@
-"""Sketches: cheap points whose distances bound the true ones. `neighbors` searches among them.
+"""Sketches: cheap points whose distances bound the true ones. `screen` searches among them.
 
 A sample x stands for v = (x - center) * scale. Its sketch p is v itself (a *complete* sketch) or
 (Q'v, rho) with orthonormal Q and rho = |v - QQ'v|, the length of what Q leaves over. Since
@@ -26,10 +26,9 @@ where a = |p|. What falls below is proven out; nothing else is.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,10 +39,8 @@ WIDEN = 1 + 1e-5  # covers the rounding of the thresholds themselves
 SAMPLE = 4096  # samples from which center and basis are estimated; any center, any basis is valid
 SPARE = 2**25  # bytes that must be free beside what is kept
 PIECE = 2**18  # numbers per step of elementwise work: as float64 they stay in the cache of a core
-LADDER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # numbers of axes to choose from
 HALVE = 1024  # samples, at least, to look at bfloat16 products first
 BLOCKS = 256  # blocks of references, at least; few samples make fewer, of up to 64 rows
-SCAN, SIEVE = 60, 0.45  # cost of reading a product, in dimensions; of a bfloat16 product
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ class Frame:
 
     @property
     def lift(self) -> float:
-        """What rounding may make of a product that is 1."""
+        """The largest value to which rounding may turn a product that is 1."""
         return 1 + 2.0**-8 + 2.0**-12 if self.half else 1.0
 
 
@@ -123,7 +120,8 @@ class Sketch:
         fine: (n, m + 1) coordinates by all axes, or None where they are the same.
         block: rows per block.
         half: most that rounding to bfloat16 moves a sketch, over |p|; 0 if there are no halves.
-        bytes: of what is kept. What does not fit into ``room`` is made anew each time.
+        bytes: size of the sketches that are kept. Those that exceed ``room`` are made anew each
+            time.
     """
 
     def __init__(
@@ -206,7 +204,7 @@ class Sketch:
         return out
 
     def _halve(self, points: Tensor, start: int, stop: int) -> None:
-        """Note how far bfloat16 moves these points, and -|p|^2/2 of the moved ones in pieces."""
+        """Notes how far bfloat16 moves these points, and -|p|^2/2 of the moved ones in pieces."""
         moved = points[:, :-2].bfloat16().double()
         far = torch.linalg.vector_norm(moved - points[:, :-2], dim=1)
         self.half = max(
@@ -238,7 +236,7 @@ def swapped(points: Tensor) -> Tensor:
 
 
 def floor_factors(t: Tensor, norms: Tensor, frame: Frame) -> Tensor:
-    """Left factor U (n, 3) of the lowest product that a sample within t (scaled) can have.
+    """Left factor U (n, 3) of the lowest product that a sample within distance t (scaled) can have.
 
     The floor for a partner of norm a is -(U @ partner_factors(a)'), see the module's text.
     """
@@ -265,7 +263,7 @@ def upper_distances(s: Tensor, norms: Tensor, partners: Tensor, frame: Frame) ->
 
 
 def full_precision(device: torch.device) -> bool:
-    """Whether float32 products are float32 products: no TF32, no bfloat16 switched on by anyone."""
+    """True if float32 products are computed in float32: no TF32 or bfloat16 is switched on."""
     try:
         if torch.get_float32_matmul_precision() != "highest":
             return False
@@ -275,7 +273,7 @@ def full_precision(device: torch.device) -> bool:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 products are fast and summed in float32: oneDNN's on some CPUs are."""
+    """True if bfloat16 products are fast and summed in float32, as oneDNN's on some CPUs are."""
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
     return bool(device.type == "cpu" and torch.backends.mkldnn.enabled and known())
 
@@ -284,117 +282,3 @@ def spread_out(n: int, count: int, device: torch.device) -> Tensor:
     """At most ``count`` different indices below n, in random order from a generator of its own."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0), device="cpu")
     return order[:count].to(device)
-
-
-def principal_axes(v: Tensor, m: int) -> Tensor:
-    """(D, m) orthonormal float64: leading principal axes of (n, D) samples, nearly.
-
-    Randomized subspace iteration (Halko, Martinsson and Tropp 2011, SIAM Review 53(2)).
-    """
-    generator = torch.Generator().manual_seed(0)
-    width = min(m + 16, v.shape[1])
-    axes = torch.randn(v.shape[1], width, generator=generator, device="cpu").to(v)
-    for _ in range(2):
-        axes = torch.linalg.qr(v.T @ (v @ axes)).Q
-    axes = torch.linalg.qr(axes.double()).Q
-    image = (v @ axes.to(v)).double()
-    turn = torch.linalg.eigh(image.T @ image).eigenvectors.flip(1)
-    return (axes @ turn)[:, :m].contiguous()
-
-
-def choose(
-    x: Tensor, k: int, base: Frame, forced: bool, pair_cost: float, room: int
-) -> Frame | None:
-    """The projection that should cost least, or None where all dimensions cost less.
-
-    Its sketches take at most ``room`` bytes, unless it is forced. Costs are in operations of the
-    matrix product per sample; ``pair_cost`` is that of one dimension of a pair's distance.
-    Candidates are counted on a few samples, see `candidates`.
-    """
-    n, d = x.shape
-    if not forced and d < 48:
-        return None
-    few = max(2**25, x.numel() // 32) // d  # many dimensions: fewer samples, fewer axes
-    size = min(n, max(64, min(SAMPLE, n // 4, few)))
-    some = spread_out(n, 2 * size, x.device)
-    full = replace(base, dtype=torch.float64)
-    v = torch.empty(size, d, dtype=base.dtype, device=x.device)
-    step = max(1, 2**20 // d)
-    for out, part in zip(v.split(step), some[:size].split(step), strict=True):
-        out.copy_(full.coordinates(x[part]))
-    basis = principal_axes(v, max(1, min(LADDER[-1], d // 2, few // 2)))
-    del v
-    gap = basis.T @ basis - torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
-    if not float(gap.norm()) <= 2.0**-40:  # the bound wants it orthonormal
-        return None
-    counts = candidates(x, some[-size:], k, full, basis)
-    fast = base.dtype == torch.float32 and has_bfloat16(x.device)
-    best, least = None, math.inf if forced else 0.9 * n * (d + SCAN)
-    for (axes, counted), (m, (left, _)) in itertools.product(counts.items(), counts.items()):
-        columns = axes + 3 + (m + 1 if m > axes else 0)
-        if m < axes or (n * columns * base.dtype.itemsize > room and not forced):
-            continue
-        many = counted[0]
-        pairs = (left + k + 2) * d + (many * m if m > axes else 0)
-        for sieve in (False, True)[: 1 + fast]:
-            blocks = BLOCKS * -math.expm1(-counted[sieve] / BLOCKS)  # that hold so many candidates
-            cost = n * (axes * (SIEVE if sieve else 1) + SCAN) + 4 * d * m + pairs * pair_cost
-            cost += blocks * n / BLOCKS * (2 * axes + 300)
-            if cost < least:
-                best, least = (axes, m, sieve), cost
-    if best is None:
-        return None
-    axes, m, sieve = best
-    return replace(base, basis=basis[:, :m].contiguous(), axes=axes, sieve=sieve)
-
-
-def candidates(
-    x: Tensor, some: Tensor, k: int, full: Frame, basis: Tensor
-) -> dict[int, tuple[float, float]]:
-    """Candidates per sample that so many axes would leave, estimated: by float32, by bfloat16.
-
-    A few probes are measured against all samples to know their k-th distance (nearly: the
-    estimate decides the speed, never the result), and their bounds counted on ``some``.
-    """
-    probes, n = some[:64], len(x)
-    images, norms = [], []
-    for ids in some.split(max(1, 2**20 // x.shape[1])):
-        v = full.coordinates(x[ids])
-        images.append(v @ basis)
-        norms.append(v.square().sum(1))
-    z, rest = torch.cat(images), torch.cat(norms)
-    reach = rest.sqrt()
-    # blocks are judged by their longest sample, and bfloat16 moves it by up to 2^-8 of its length
-    loose = reach[: len(probes), None].add(reach.quantile(max(0.0, 1 - BLOCKS / n))) * 2.0**-8
-    limit = _kth_distances(x, probes, k, full)
-    loose = (limit.sqrt() + loose).square() * (1 + 2.0**-8)
-    bound = z.new_zeros(len(probes), len(some))
-    counts: dict[int, tuple[float, float]] = {}
-    last = 0
-    for m in sorted({m for m in LADDER if m < z.shape[1]} | {z.shape[1]}):
-        step = z[:, last:m]
-        length = step.square().sum(1)
-        bound += length[: len(probes), None] + length - 2 * step[: len(probes)] @ step.T
-        rest -= length
-        rho = rest.clamp(min=0).sqrt()
-        lower = bound + (rho[: len(probes), None] - rho).square()
-        below = [float((lower <= most).sum()) / len(probes) - 1 for most in (limit, loose)]
-        counts[m] = below[0] / len(some) * n, below[1] / len(some) * n
-        last = m
-    return counts
-
-
-def _kth_distances(x: Tensor, ids: Tensor, k: int, full: Frame) -> Tensor:
-    """(len(ids), 1) squared distance of each sample's k-th neighbor, scaled, in float32 or so."""
-    few, center = full.coordinates(x[ids]).float(), full.center.float()
-    own = torch.linalg.vector_norm(few, dim=1).square_()[:, None]
-    best = torch.full((len(ids), k), torch.inf, device=x.device)
-    step = max(1, 2**20 // x.shape[1])
-    for start in range(0, len(x), step):
-        p = (x[start : start + step].float() - center).mul_(full.scale)
-        squared = torch.linalg.vector_norm(p, dim=1).square_() + own - 2 * few @ p.T
-        at = ids - start
-        inside = ((at >= 0) & (at < len(p))).nonzero()[:, 0]
-        squared[inside, at[inside]] = torch.inf
-        best = torch.cat([best, squared], dim=1).topk(k, dim=1, largest=False).values
-    return best[:, -1:].clamp(min=0).double()

@@ -13,7 +13,7 @@ from siutils.core import check_positive
 
 
 def require_equal_n(table: pd.DataFrame, column: str = "n") -> pd.DataFrame:
-    """Refuse to rank rows of different N: the Separation Index grows with N.
+    """Refuses rows of different N, as the Separation Index grows with N.
 
     Args:
         table: rows to be ranked or compared.
@@ -37,9 +37,10 @@ def require_equal_n(table: pd.DataFrame, column: str = "n") -> pd.DataFrame:
 
 
 def rounded(values: ArrayLike) -> np.ndarray:
-    """Scores of networks as multiples of the largest, to nine digits: rounding is no order.
+    """Scores of networks as multiples of the largest, to nine digits.
 
-    With D ≥ N, for example, all networks have the H-score C − 1, but for its last bits.
+    Differences by rounding then rank nothing: with D ≥ N, for example, the H-scores of all networks
+    are C − 1 and differ in their last bits only.
 
     Args:
         values: ``(M,)``; NaN, where a network has no such score, stays.
@@ -126,11 +127,11 @@ def _intervals(x: np.ndarray, y: np.ndarray, repeats: int, seed: int) -> dict[st
     rng = np.random.default_rng(seed)
     drawn: list[np.ndarray] = []
     while len(drawn) < repeats:
-        some = rng.integers(0, len(x), len(x))
-        if np.ptp(x[some]) > 0 and np.ptp(y[some]) > 0:
-            drawn.append(some)
-    found: dict[str, float] = {}
+        models = rng.integers(0, len(x), len(x))
+        if np.ptp(x[models]) > 0 and np.ptp(y[models]) > 0:
+            drawn.append(models)
+    ends: dict[str, float] = {}
     for name, values in _measures(x[np.array(drawn)], y[np.array(drawn)]).items():
         low, high = np.quantile(values, [0.025, 0.975])
-        found |= {f"{name}_low": float(low), f"{name}_high": float(high)}
-    return found
+        ends |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    return ends

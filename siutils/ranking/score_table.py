@@ -21,15 +21,10 @@ from siutils.ranking.transferability import (
     transrate,
 )
 
-SCORES: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
-    "logme": logme,
-    "h_score": h_score,
-    "regularized_h_score": regularized_h_score,
-    "transrate": transrate,
-    "nearest_center": nearest_center,
-    "linear_probe": linear_probe,
-    "silhouette": silhouette,
-}
+_BY_FEATURES: tuple[Callable[[ArrayLike, ArrayLike], float], ...] = (
+    logme, h_score, regularized_h_score, transrate, nearest_center, linear_probe, silhouette,
+)  # fmt: skip
+SCORES = {score.__name__: score for score in _BY_FEATURES}
 
 
 def score_table(

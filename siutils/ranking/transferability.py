@@ -1,10 +1,9 @@
-"""Scores from the literature that guess, without training, how well a network will transfer.
+"""Scores from the literature that predict, without training, how well a network will transfer.
 
-They stand beside the Separation Index family. Each takes
-features ``(N, D)`` of the target images (LEEP and NCE: what the source task's head says of them)
-and their labels ``(N,)``, computes in float64 and returns a float; higher is better. LogME, the
-H-scores and TransRate need one Gram matrix of size min(N, D), summed in blocks; it loses what is
-less than 1e-7 of the largest singular value.
+Each takes features ``(N, D)`` of the target images and their labels ``(N,)``, computes in float64
+and returns a float; higher is better. LEEP and NCE take the output of the source task's head in
+place of features. LogME, the H-scores and TransRate need one Gram matrix of size min(N, D), summed
+in blocks; it loses singular values below 1e-7 of the largest.
 
 Only a score's order over networks means something, and only at equal N. TransRate depends on the
 scale of the features, LogME, TransRate and the plain H-score on D; see each for its limits.
@@ -196,8 +195,8 @@ def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
     theta, codes, counts = _checked(source_probabilities, labels, "source_probabilities")
     _check_probabilities(theta)
     joint = class_means(theta, codes, len(counts)) * counts[:, None]
-    given = joint / joint.sum(dim=0).clamp(min=TINY)
-    logs = ((theta[codes == c].double() @ given[c]).log().sum() for c in range(len(counts)))
+    conditional = joint / joint.sum(dim=0).clamp(min=TINY)
+    logs = ((theta[codes == c].double() @ conditional[c]).log().sum() for c in range(len(counts)))
     return float(torch.stack(list(logs)).sum()) / len(theta)
 
 
@@ -226,8 +225,8 @@ def nce(source_labels: ArrayLike, labels: ArrayLike) -> float:
     groups = source.unique(return_inverse=True)[1]
     shape = (int(groups.max()) + 1, len(counts))
     pairs = torch.bincount(groups * shape[1] + codes, minlength=math.prod(shape)).view(shape)
-    given = pairs / pairs.sum(dim=1, keepdim=True, dtype=torch.float64)
-    return float(torch.xlogy(pairs, given).sum()) / len(codes)
+    conditional = pairs / pairs.sum(dim=1, keepdim=True, dtype=torch.float64)
+    return float(torch.xlogy(pairs, conditional).sum()) / len(codes)
 
 
 def nearest_center(features: ArrayLike, labels: ArrayLike) -> float:
@@ -277,7 +276,7 @@ def linear_probe(
     check_positive(folds, "folds")
     if folds < 2:
         raise ValueError("folds must be at least 2: one to test on, others to train on; got 1")
-    x, y = _some(features, labels, max_samples, seed)
+    x, y = _subsample(features, labels, max_samples, seed)
     smallest = int(np.bincount(y).min())
     if smallest < folds:
         raise ValueError(
@@ -316,7 +315,7 @@ def silhouette(
     """
     from sklearn.metrics import silhouette_score
 
-    x, y = _some(features, labels, max_samples, seed)
+    x, y = _subsample(features, labels, max_samples, seed)
     if y.max() + 1 == len(y):
         raise ValueError(f"labels: each of the {len(y)} samples used is a class of its own")
     return float(silhouette_score(x, y))
@@ -334,9 +333,9 @@ def _checked(
 
 
 def _classes(labels: Tensor) -> tuple[Tensor, Tensor]:
-    found, codes, counts = labels.unique(return_inverse=True, return_counts=True)
-    if len(found) < 2:
-        raise ValueError(f"labels must hold at least 2 classes; got {found.tolist()}")
+    classes, codes, counts = labels.unique(return_inverse=True, return_counts=True)
+    if len(classes) < 2:
+        raise ValueError(f"labels must hold at least 2 classes; got {classes.tolist()}")
     return codes, counts
 
 
@@ -352,7 +351,7 @@ def _check_probabilities(theta: Tensor) -> None:
         )
 
 
-def _some(
+def _subsample(
     features: ArrayLike, labels: ArrayLike, max_samples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """At most ``max_samples`` samples, centered, float64, with their class numbers."""
@@ -365,7 +364,6 @@ def _some(
                 f"got {max_samples}"
             )
         chosen = train_val_split(codes, max_samples / len(x), seed)[1].to(x.device)
-        x, codes = x[chosen], codes[chosen]
-        codes = _classes(codes)[0]
+        x, codes = x[chosen], _classes(codes[chosen])[0]
     x = x.double()
     return (x - x.mean(dim=0)).cpu().numpy(), codes.cpu().numpy()

@@ -5,6 +5,7 @@ All are functions of labels and nearest neighbors as `siutils.kneighbors` finds 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -47,24 +48,22 @@ def neighbor_confusion(labels: Any, neighbor_labels: Any) -> pd.DataFrame:
             f"neighbor_labels must be (N, k) with N = {len(y)}; got {tuple(near.shape)}"
         )
     near = as_integers(near.flatten(), "neighbor_labels").reshape(near.shape)
-    classes, codes = torch.cat([y, near.flatten()]).unique(return_inverse=True)
-    c = len(classes)
-    pairs = codes[: len(y), None] * c + codes[len(y) :].reshape(near.shape)
-    counts = torch.bincount(pairs.flatten(), minlength=c * c).reshape(c, c)
-    names = classes.tolist()
-    return pd.DataFrame(
-        counts.numpy(),
-        index=pd.Index(names, name="label"),
-        columns=pd.Index(names, name="neighbor_label"),
+    own = y.repeat_interleave(near.shape[1]).numpy()
+    counts = pd.crosstab(
+        own, near.flatten().numpy(), rownames=["label"], colnames=["neighbor_label"]
+    )
+    classes = counts.index.union(counts.columns)
+    return counts.reindex(
+        index=classes.rename("label"), columns=classes.rename("neighbor_label"), fill_value=0
     )
 
 
 def hardest_samples(labels: Any, neighbors: Neighbors, n: int = 20) -> pd.DataFrame:
     """The samples with the most other-label neighbors before the first of their own label.
 
-    Of samples with as many, the one whose nearest same-label neighbor is farther, in units of its
-    nearest other-label neighbor, comes first, then the lower index. Where the list has none of a
-    kind, the distance of its last neighbor stands in: a lower bound.
+    Among samples with equally many, the one with the largest ratio of the distances to its nearest
+    same-label and its nearest other-label neighbor comes first, then the lower index. Where the
+    list has no neighbor of a kind, the distance of its last neighbor, a lower bound, stands in.
 
     Args:
         labels: integers ``(N,)``.
@@ -143,7 +142,7 @@ def _strips(
 def score_transitions(
     before: Any, after: Any, bounds: Sequence[int] = (1, 2, 4, 10)
 ) -> pd.DataFrame:
-    """How many samples went from which separation score to which.
+    """Counts samples by their separation scores in two representations, both in bins.
 
     Args:
         before, after: integers ``(N,)``, `siutils.SeparationIndex.separation_score` of the
@@ -163,26 +162,21 @@ def score_transitions(
     [['−1', '1', 1], ['−1', '≥ 2', 1], ['≥ 2', '≥ 2', 1]]
     """
     scores = [as_integers(s, a).cpu() for s, a in ((before, "before"), (after, "after"))]
+    lengths = " and ".join(str(len(s)) for s in scores)
     if len(scores[0]) != len(scores[1]):
-        raise ValueError(
-            f"before and after must be of the same samples; got {len(scores[0])} and "
-            f"{len(scores[1])}"
-        )
+        raise ValueError(f"before and after must be of the same samples; got {lengths}")
     starts = list(bounds)
     if starts[:1] != [1] or starts != sorted(set(starts)):
         raise ValueError(f"bounds must ascend from 1; got {starts}")
     if any((s == 0).any() for s in scores):
         raise ValueError("before and after must be separation scores, which are never 0")
     names = _bin_names(starts)
-    edges, half = torch.tensor(starts), len(starts)
-    sizes = [torch.searchsorted(edges, s.abs(), right=True) for s in scores]  # 1 … half
-    first, second = (
-        torch.where(s > 0, half + size - 1, half - size)
-        for s, size in zip(scores, sizes, strict=True)
-    )
-    counts = torch.bincount(first * len(names) + second, minlength=len(names) ** 2)
-    pairs = [(a, b) for a in names for b in names]
-    return pd.DataFrame(pairs, columns=["before", "after"]).assign(samples=counts.numpy())
+    # each bin ends with the score before the next bin; no score is 0
+    ends = [-math.inf, *(-s for s in reversed(starts)), *(s - 1 for s in starts[1:]), math.inf]
+    first, second = (pd.cut(s.numpy(), ends, labels=names) for s in scores)
+    pairs = pd.DataFrame({"before": first, "after": second})
+    table = pairs.groupby(["before", "after"], observed=False).size().reset_index(name="samples")
+    return table.astype({"before": str, "after": str})
 
 
 def separated_by_first(
@@ -190,8 +184,9 @@ def separated_by_first(
 ) -> list[int]:
     """Samples that the first of two representations separates and the second does not.
 
-    Class after class in the order given gives its clearest one, then each its next, until there are
-    n: the clearest has the largest difference of the scores, of equal ones the lower index.
+    The classes take turns, in the order of ``classes``, until there are n samples. Each turn takes
+    the clearest sample that is left: that with the largest difference of its scores, and among
+    equal differences that with the lowest index.
 
     Args:
         first, second: integers ``(N,)``, separation scores of the same samples.
@@ -217,20 +212,16 @@ def separated_by_first(
             f"first, second and labels differ in length: {len(a)}, {len(b)} and {len(y)}"
         )
     check_positive(n, "n")
-    places = {int(label): place for place, label in enumerate(classes)}
-    only = [int(i) for i in np.lexsort((np.arange(len(y)), b - a)) if a[i] > 0 > b[i]]
-    queue: dict[int, int] = dict.fromkeys(places, 0)  # how many of a class came before
-    ranked = []
-    for i in only:
-        if (label := int(y[i])) in places:
-            ranked.append((queue[label], places[label], i))
-            queue[label] += 1
-    return [i for _, _, i in sorted(ranked)[:n]]
+    clearest_first = np.argsort(b - a, kind="stable")
+    only_first = clearest_first[(a[clearest_first] > 0) & (b[clearest_first] < 0)]
+    queues = [only_first[y[only_first] == label].tolist() for label in dict.fromkeys(classes)]
+    turns = itertools.zip_longest(*queues)  # one sample of each class, None where it has no more
+    in_turn = (sample for turn in turns for sample in turn if sample is not None)
+    return list(itertools.islice(in_turn, n))
 
 
 def _bin_names(starts: list[int]) -> list[str]:
-    ends = [b - 1 for b in starts[1:]]
-    inner = [(low, high) for low, high in zip(starts, ends, strict=False)]
+    inner = [(start, following - 1) for start, following in itertools.pairwise(starts)]
     above = [f"{a}" if a == b else f"{a}…{b}" for a, b in inner] + [f"≥ {starts[-1]}"]
     below = [f"−{a}" if a == b else f"−{b}…−{a}" for a, b in inner] + [f"≤ −{starts[-1]}"]
     return [*reversed(below), *above]

@@ -44,11 +44,9 @@ def single_feature_si(features: Any, labels: Any) -> Tensor:
     [1.0, 0.0]
     """
     x, y = _checked(features, labels)
-    step = max(1, _BATCH // len(x))
     parts = []
-    for some in x.split(step, dim=1):
-        columns = some.double().T.contiguous()
-        nearest = _nearest_by_sorting(columns)
+    for batch in x.split(max(1, _BATCH // len(x)), dim=1):
+        nearest = _nearest_by_sorting(batch.double().T.contiguous())
         parts.append((y[nearest] == y).double().mean(dim=1))
     return torch.cat(parts).cpu()
 
@@ -85,7 +83,7 @@ def forward_selection(features: Any, labels: Any, max_features: int | None = Non
     if wanted > x.shape[1]:
         raise ValueError(f"max_features must lie in 1 … {x.shape[1]} (features); got {wanted}")
     selected = [int(single_feature_si(x, y).numpy().argmax())]  # NumPy's: of equal ones the first
-    search = _Search(_scaled(x.double().T.contiguous()), y)
+    search = _Search(_scaled(x.double().T.contiguous(), together=True), y)
     while len(selected) < wanted:
         search.add(selected[-1])
         left = [j for j in range(x.shape[1]) if j not in selected]
@@ -109,45 +107,42 @@ def best_subset(selection: pd.DataFrame) -> list[int]:
 
 
 def _nearest_by_sorting(columns: Tensor) -> Tensor:
-    """Nearest neighbor of each sample in each column alone: float64 ``(B, N)`` to int64."""
-    columns = _scaled(columns, dim=1)
+    """Nearest neighbor of each sample in each column alone: float64 ``(B, N)`` to int64.
+
+    In a sorted column equal values form groups, in which the lowest index stands first. The nearest
+    sample is another of the own group, or the first of the group to the left or to the right.
+    """
+    columns = _scaled(columns)
     n = columns.shape[1]
-    value, index = columns.sort(dim=1, stable=True)  # equal values stay in the order of their index
+    value, index = columns.sort(dim=1, stable=True)
     place = torch.arange(n, device=columns.device).expand_as(index)
-    new = torch.ones_like(value, dtype=torch.bool)
-    new[:, 1:] = value[:, 1:] != value[:, :-1]
-    start = torch.where(new, place, 0).cummax(dim=1).values  # of the group of equal values
-    last = torch.ones_like(new)
-    last[:, :-1] = new[:, 1:]
-    end = torch.where(last, place, n).flip(1).cummin(dim=1).values.flip(1)
+    start = torch.searchsorted(value, value)  # of the group of each place
+    stop = torch.searchsorted(value, value, right=True)
 
-    def squared(at: Tensor) -> Tensor:
-        outside = (at < 0) | (at >= n)
-        gap = value.gather(1, at.clamp(0, n - 1)).sub_(value)
-        return gap.square_().masked_fill_(outside, torch.inf)
+    def at(table: Tensor, places: Tensor) -> Tensor:
+        return table.gather(1, places.clamp(0, n - 1))
 
-    below, above = start - 1, end + 1
-    left, right = squared(below), squared(above)
-    # of a group the lowest index stands first; within its own group a sample skips itself
-    left_index = index.gather(1, start.gather(1, below.clamp(min=0)))
-    right_index = index.gather(1, above.clamp(max=n - 1))
-    take_left = (left < right) | ((left == right) & (left_index < right_index))
-    found = torch.where(take_left, left_index, right_index)
+    def squared(places: Tensor) -> Tensor:
+        outside = (places < 0) | (places >= n)
+        return (at(value, places) - value).square_().masked_fill_(outside, torch.inf)
+
     twin = torch.where(place == start, start + 1, start)
-    best = torch.minimum(left, right)
-    many = end > start
-    found = torch.where(many, index.gather(1, twin.clamp(max=n - 1)), found)
-    best = torch.where(many, 0, best)
+    twin = torch.where(stop - start > 1, twin, -1)
+    left = torch.where(start > 0, at(start, start - 1), -1)
+    candidates = [twin, left, stop]
+    distances = torch.stack([squared(places) for places in candidates])
+    samples = torch.stack([at(index, places) for places in candidates])
+    least = distances.amin(dim=0)
+    lowest = samples.masked_fill_(distances > least, n).amin(dim=0)
+    nearest = torch.empty_like(index).scatter_(1, index, lowest)
     # rounding can make further groups as near: these few samples look at all others
-    before = squared(torch.where(many, below, start.gather(1, below.clamp(min=0)) - 1))
-    after = squared(torch.where(many, above, end.gather(1, above.clamp(max=n - 1)) + 1))
-    unsure = ((before == best) | (after == best)).nonzero()
-    nearest = torch.empty_like(index).scatter_(1, index, found)
-    for row, at in unsure.tolist():
-        sample = int(index[row, at])
-        distances = (columns[row] - columns[row, sample]).square_()
-        distances[sample] = torch.inf
-        nearest[row, sample] = (distances == distances.min()).nonzero()[0, 0]
+    beyond_right = torch.where(stop < n, at(stop, stop), n)
+    unsure = (squared(left - 1) == least) | (squared(beyond_right) == least)
+    for row, position in unsure.nonzero().tolist():
+        sample = int(index[row, position])
+        distance = (columns[row] - columns[row, sample]).square_()
+        distance[sample] = torch.inf
+        nearest[row, sample] = (distance == distance.min()).nonzero()[0, 0]
     return nearest
 
 
@@ -162,51 +157,46 @@ class _Search:
     columns: Tensor  # (D, N) float64
     labels: Tensor
     selected: list[int] = field(default_factory=list)
-    ids: Tensor | None = None  # (N, K)
-    squared: Tensor | None = None  # (N, K)
-    reach: Tensor | None = None  # (N,)
-    listed: int = 0  # features selected when the lists were made
+    ids: Tensor = field(init=False)  # (N, K)
+    squared: Tensor = field(init=False)  # (N, K)
+    reach: Tensor = field(init=False)  # (N,)
+    listed: int = 0  # features selected when the lists were made; 0: there are none yet
 
     def add(self, feature: int) -> None:
         self.selected.append(feature)
-        if self.ids is not None and self.squared is not None:
+        if self.listed:
             column = self.columns[feature]
             self.squared += (column[:, None] - column[self.ids]).square_()
 
     def hits(self, candidates: list[int]) -> Tensor:
-        """Samples, for each candidate, whose nearest neighbor then has their label: ``(C,)``."""
-        if self.ids is None:
+        """Samples whose nearest neighbor has their label, counted for each candidate: ``(C,)``."""
+        if not self.listed:
             self._make_lists()
-        same, sure = self._by_list(candidates)
-        unsure = ~sure.all(dim=0)
+        same, unsure = self._by_list(candidates)
         if self.listed < len(self.selected) and unsure.double().mean() > _TOO_MANY:
             self._make_lists()
-            same, sure = self._by_list(candidates)
-            unsure = ~sure.all(dim=0)
+            same, unsure = self._by_list(candidates)
         for rows, squared in self._blocks(unsure.nonzero()[:, 0]):
             for c, candidate in enumerate(candidates):
-                nearest = self._nearest(rows, squared, self.columns[candidate])
+                column = self.columns[candidate]
+                total = (column[rows, None] - column).square_().add_(squared)
+                nearest = _first_least(total)[1]
                 same[c, rows] = self.labels[nearest] == self.labels[rows]
         return same.sum(dim=1)
 
     def _by_list(self, candidates: list[int]) -> tuple[Tensor, Tensor]:
-        """Hits by the lists alone, and where they are proven: bool ``(C, N)`` each."""
-        assert self.ids is not None
-        assert self.squared is not None
-        assert self.reach is not None
-        n, k = self.ids.shape
+        """Hits by the lists alone, bool ``(C, N)``, and samples whose hits are not proven."""
+        n = len(self.labels)
         same = torch.empty(len(candidates), n, dtype=torch.bool, device=self.labels.device)
-        sure = torch.empty_like(same)
+        unsure = torch.zeros_like(self.labels, dtype=torch.bool)
         same_label = self.labels[self.ids] == self.labels[:, None]
-        place = torch.arange(k, device=self.ids.device)
         for c, candidate in enumerate(candidates):
             column = self.columns[candidate]
             squared = (column[:, None] - column[self.ids]).square_().add_(self.squared)
-            least = squared.amin(dim=1, keepdim=True)
-            first = torch.where(squared == least, place, k).amin(dim=1, keepdim=True)
-            same[c] = same_label.gather(1, first)[:, 0]
-            sure[c] = least[:, 0] < self.reach  # at equality one outside may have a lower index
-        return same, sure
+            least, first = _first_least(squared)
+            same[c] = same_label.gather(1, first[:, None])[:, 0]
+            unsure |= least >= self.reach  # at equality one outside may have a lower index
+        return same, unsure
 
     def _make_lists(self) -> None:
         n = len(self.labels)
@@ -223,23 +213,23 @@ class _Search:
         self.listed = len(self.selected)
 
     def _blocks(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some rows at a time, and their squared distances over the selected features to all."""
+        """Blocks of rows with their squared distances to all samples over the selected features."""
         n = len(self.labels)
-        for some in rows.split(max(1, _BLOCK // n)):
-            squared = self.columns.new_zeros(len(some), n)
+        for block in rows.split(max(1, _BLOCK // n)):
+            squared = self.columns.new_zeros(len(block), n)
             for feature in self.selected:
                 column = self.columns[feature]
-                squared += (column[some, None] - column).square_()
-            squared[torch.arange(len(some)), some] = torch.inf
-            yield some, squared
+                squared += (column[block, None] - column).square_()
+            squared[torch.arange(len(block)), block] = torch.inf
+            yield block, squared
 
-    @staticmethod
-    def _nearest(rows: Tensor, squared: Tensor, column: Tensor) -> Tensor:
-        total = (column[rows, None] - column).square_().add_(squared)
-        row, col = (total == total.amin(dim=1, keepdim=True)).nonzero().unbind(1)
-        first = torch.ones_like(row, dtype=torch.bool)
-        first[1:] = row[1:] != row[:-1]  # nonzero goes row by row, lower columns first
-        return col[first]
+
+def _first_least(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Least value of each row, and the first column that holds it (`argmin` may take another)."""
+    least = values.amin(dim=1, keepdim=True)
+    place = torch.arange(values.shape[1], device=values.device)
+    first = torch.where(values == least, place, values.shape[1]).amin(dim=1)
+    return least[:, 0], first
 
 
 def _si(features: Tensor, labels: Tensor) -> float:
@@ -247,10 +237,14 @@ def _si(features: Tensor, labels: Tensor) -> float:
     return float((labels[nearest] == labels).double().mean())
 
 
-def _scaled(columns: Tensor, dim: int | None = None) -> Tensor:
-    """Multiplied by a power of two, exactly, where squares would leave the range of float64."""
-    low, high = columns.amin(dim=1), columns.amax(dim=1)
-    spread = (high - low) if dim is not None else (high - low).max()
+def _scaled(columns: Tensor, together: bool = False) -> Tensor:
+    """Columns times a power of two, exactly, where squares would leave the range of float64.
+
+    Each column ``(N,)`` of ``(D, N)`` has its own power, or, ``together``, all have the same.
+    """
+    spread = columns.amax(dim=1) - columns.amin(dim=1)
+    if together:
+        spread = spread.max()
     if not bool(spread.isfinite().all()):
         raise ValueError("features span more than float64 can hold; scale them down")
     exponent = torch.frexp(spread).exponent.clamp(-1000, 1000)

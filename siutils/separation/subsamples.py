@@ -25,8 +25,8 @@ def subsample_curve(
     """Neighbor indices of random subsamples, without replacement, at each of several sizes.
 
     Subsamples are plain, not stratified: class counts vary as among samples drawn at random, which
-    is what the intervals of `uncertainty` mean, too. A replacement would make copies,
-    each its original's nearest neighbor. Features stay scaled as they are in the whole data.
+    is what the intervals of `uncertainty` assume, too. Drawing with replacement would make copies,
+    each the nearest neighbor of its original. Features stay scaled as they are in the whole data.
 
     Args:
         features: real ``(N, D)``.
@@ -35,7 +35,7 @@ def subsample_curve(
         repeats: subsamples per size, from 2; at n = N there is only one.
         max_order: highest order of high-order, soft-order and anti SI, from 1.
         seed: of the choices; the smaller subsamples are parts of the larger ones.
-        whole: hits of all samples, bool ``(N, k)``, k ≥ ``max_order``, if they are at hand.
+        whole: hits of all samples, bool ``(N, k)``, k ≥ ``max_order``, if they are known already.
 
     Returns:
         DataFrame, a row per size, index and order: ``index, order, n, value`` (mean over the
@@ -69,12 +69,12 @@ def subsample_curve(
         else:
             picks = [c[:n].sort().values for c in choices[: 1 if n == total else repeats]]
             values = [_values(_hits(features, labels, p, max_order), names) for p in picks]
-        found = torch.tensor(values, dtype=torch.float64)
-        means = found.mean(dim=0)
-        stds = found.std(dim=0) if len(found) > 1 else torch.zeros_like(means)
+        table = torch.tensor(values, dtype=torch.float64)
+        means = table.mean(dim=0)
+        stds = table.std(dim=0) if len(table) > 1 else torch.zeros_like(means)
         for (name, order), mean, std in zip(names, means.tolist(), stds.tolist(), strict=True):
             low, high = mean - quantile(0.95) * std, mean + quantile(0.95) * std
-            rows.append((name, order, n, mean, std, max(0.0, low), min(1.0, high), len(found)))
+            rows.append((name, order, n, mean, std, max(0.0, low), min(1.0, high), len(table)))
     columns = ["index", "order", "n", "value", "std", "low", "high", "repeats"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -41,7 +41,7 @@ def local_triplets(features: Any, labels: Any, neighbors: Neighbors | None = Non
         features: real ``(N, D)``, torch or NumPy, N ≥ 2.
         labels: integers ``(N,)``.
         neighbors: nearest neighbors of all samples as `kneighbors` gives them, of any depth,
-            if they are at hand; only where this list lacks a kind is that kind searched.
+            if they are known already. Samples whose list lacks a kind are searched again.
 
     Returns:
         LocalTriplets, on the device of ``features``.
@@ -49,10 +49,10 @@ def local_triplets(features: Any, labels: Any, neighbors: Neighbors | None = Non
     Raises:
         TypeError, ValueError: as `kneighbors`; if lengths differ.
 
-    >>> found = local_triplets([[0.0], [1.0], [3.0], [7.0]], [0, 0, 1, 1])
-    >>> found.same.tolist(), found.same_distances.tolist()
+    >>> triplets = local_triplets([[0.0], [1.0], [3.0], [7.0]], [0, 0, 1, 1])
+    >>> triplets.same.tolist(), triplets.same_distances.tolist()
     ([1, 0, 3, 2], [1.0, 1.0, 4.0, 4.0])
-    >>> found.other.tolist(), found.other_distances.tolist()
+    >>> triplets.other.tolist(), triplets.other_distances.tolist()
     ([2, 2, 1, 1], [3.0, 2.0, 2.0, 6.0])
     """
     x, y = as_matrix(features, "features"), as_integers(labels, "labels")
@@ -117,11 +117,11 @@ def global_triplet_index(
     x, y = as_matrix(features, "features"), as_integers(labels, "labels")
     check_same_length(x, y, "features", "labels")
     check_positive(n_triplets, "n_triplets")
-    anchors, positives, negatives = _draw(y.cpu(), n_triplets, generator)
+    triplets = torch.stack(_draw(y.cpu(), n_triplets, generator)).to(x.device)
     nearer = 0
-    for part in torch.stack([anchors, positives, negatives]).to(x.device).split(2**20, dim=1):
-        to_same = squared_distances(x, x, part[0], part[1])
-        nearer += int((to_same < squared_distances(x, x, part[0], part[2])).sum())
+    for anchors, positives, negatives in triplets.split(2**20, dim=1):
+        to_same = squared_distances(x, x, anchors, positives)
+        nearer += int((to_same < squared_distances(x, x, anchors, negatives)).sum())
     return nearer / n_triplets
 
 
