@@ -235,7 +235,8 @@ def test_layers_says_what_the_rest_of_a_shortest_prefix_may_add(place, layered, 
     model = load_model("shufflenet_v2_x0_5", size=64)
     train, test = (half.load(64) for half in find_halves(place / "divided"))
     given = train.images, train.labels
-    scores = layer_scores(model, *given, pool="mean", test=(test.images, test.labels), device="cpu")
+    options = {"pool": "mean", "device": "cpu", "interval": True}
+    scores = layer_scores(model, *given, test=(test.images, test.labels), **options)
     chain = scores.of("test", "mean")
     own = scores.table.query("index == 'si' and split == 'train'").set_index("layer")["value"]
     prefix = pd.read_csv(layered / "tables" / "prefix.csv")

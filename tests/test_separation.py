@@ -151,6 +151,9 @@ def test_wrong_input_is_one_clear_error(features, labels, error, message):
 
 def test_wrong_arguments_of_the_indices():
     s = SeparationIndex(X, Y)
+    for call in (s.high_order_si, s.anti_si, s.report, s.divide, s.confusion, s.cross(X, Y).report):
+        with pytest.raises(ValueError, match=r"order must lie in 1 … .*; got 0"):
+            call(0)
     with pytest.raises(ValueError, match=r"order must lie in 1 … 9"):
         s.high_order_si(10)
     with pytest.raises(TypeError, match="order must be an integer"):

@@ -177,7 +177,7 @@ class IndexFamily:
         >>> [part.tolist() for part in s.divide()]
         [[0, 1], [2]]
         """
-        easy = self.record(order).values("high_order_si", order) == 1
+        easy = torch.as_tensor(self._value("high_order_si", order, "sample")) == 1
         return Division(easy.nonzero().flatten(), (~easy).nonzero().flatten())
 
     def interval(
@@ -232,7 +232,7 @@ class IndexFamily:
               number of samples with too few others of their label (see `indices`);
             * ``n, n_features, n_classes, normalize``, and what a subclass adds.
         """
-        record = self.record(max_order, center=True, lists=interval)
+        record = self.record(self._checked(max_order), center=True, lists=interval)
         return record.report(max_order, interval, level).assign(**self._facts())
 
     def _facts(self) -> dict[str, Any]:
@@ -249,7 +249,8 @@ class IndexFamily:
         indices.check_index(index)
         if index == "center_si":
             return self.record(0, center=True)
-        return self.record(1 if index == "si" else order, lists=lists, seed=seed)
+        order = self._checked(1 if index == "si" else order)
+        return self.record(order, lists=lists, seed=seed)
 
     def _checked(self, order: int) -> int:
         if isinstance(order, bool) or not isinstance(order, int | np.integer):

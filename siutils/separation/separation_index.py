@@ -232,7 +232,7 @@ class SeparationIndex(IndexFamily):
 
     def _nearest(self, k: int) -> Neighbors:
         """The k nearest on the CPU; all neighbors, where there are fewer than k."""
-        k = k if k < 1 else min(k, self.n - 1)
+        k = self._checked(k if k < 1 else min(k, self.n - 1))
         return Neighbors(*(part[:, :k] for part in self.record(k).neighbors))
 
     def _scaled(self, features: Tensor) -> Tensor:
