@@ -29,7 +29,7 @@ exit codes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="siutils",
         description="How well does a representation separate the classes, and where in the "
@@ -147,7 +147,7 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _score_table(options: argparse.Namespace) -> pd.DataFrame:
-    """The report of the features with intervals, and that of test samples among them."""
+    """Scores the features with intervals, and the test samples among them."""
     import pandas as pd
 
     from siutils.core import label_codes, resolve_device
@@ -186,7 +186,7 @@ def _samples(file: str, label_file: str | None, option: str) -> tuple[Any, Any]:
 
 
 def _readable(table: pd.DataFrame) -> str:
-    """What all rows share on one line, then a row for each index."""
+    """Formats a report: what all rows share on one line, then a row for each index."""
     shared = [c for c in table if c != "index" and len(table) > 1 and table[c].nunique() == 1]
     shared = [c for c in shared if not table[c].isna().any()]
     line = ", ".join(f"{column} = {table[column].iloc[0]}" for column in shared)

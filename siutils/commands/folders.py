@@ -40,7 +40,7 @@ _WEIGHTS = "its best published weights, a name such as IMAGENET1K_V1, a state_di
 
 
 def failed(command: str, message: str, code: int) -> int:
-    """Say in one line what went wrong and return the exit code."""
+    """Prints in one line what went wrong and returns the exit code."""
     print(f"siutils {command}: error: {message}", file=sys.stderr)
     return code
 
@@ -153,7 +153,7 @@ def _add_page(
     summary: str,
     description: str,
 ) -> argparse.ArgumentParser:
-    """A command that runs the notebook of a page; with the options that all of these share."""
+    """Adds a command that runs the notebook of a page, with the options that all of them share."""
     parser = commands.add_parser(
         name,
         help=summary,
@@ -183,7 +183,7 @@ def _add_page(
 
 
 def _page(name: str, options: argparse.Namespace, check: Callable[[], Mapping[str, Any]]) -> int:
-    """Run the notebook ``pages/<name>`` with what ``check`` returns and print the report's path."""
+    """Runs the notebook ``pages/<name>`` with what ``check`` returns; prints the report's path."""
     from siutils.report import CellError, ReportError
 
     try:
@@ -228,7 +228,7 @@ def _common(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_classes(parts: Sequence[ImageFiles], least: int, per_class: int) -> None:
-    """At least two classes, and at least so many images of each in each part."""
+    """Refuses fewer than two classes, or fewer than ``least`` images of a class in a part."""
     classes = parts[0].classes
     if len(classes) < 2:
         raise ValueError(f"data: {parts[0].root} has one class only, {classes[0]!r}; give two")

@@ -49,7 +49,7 @@ _TEST_FRACTION, _TEST_SEED = 0.2, 0
 def load_dataset(
     name: str | Path, split: str = "train", root: str | Path | None = None, image_size: int = 32
 ) -> ImageSet:
-    """Load a data set, downloading CIFAR where it is absent.
+    """Loads a data set; downloads CIFAR where it is absent.
 
     Args:
         name: ``"digits"`` (bundled with scikit-learn), ``"cifar10"``, ``"cifar100"``, or the path
@@ -83,7 +83,7 @@ def load_dataset(
 
 
 def transform_for(name: str | Path) -> Transform:
-    """Normalization with the data set's own channel statistics; ImageNet's for a folder.
+    """Returns the normalization of a data set by its channel statistics; ImageNet's for a folder.
 
     Raises:
         ValueError: `name` is neither a known data set nor an existing folder.
@@ -121,7 +121,7 @@ def _load_cifar(name: str, split: str, root: Path, image_size: int) -> ImageSet:
 
 
 def _provide_cifar(source: type[CIFAR10], root: Path) -> None:
-    """Make sure that every file of the data set lies in `root` and has the known md5.
+    """Makes sure that every file of the data set lies in `root` and has the known md5.
 
     Unpacks into a temporary folder and moves whole files, so that a killed download or unpacking
     leaves nothing that looks like data. A file that is there is never replaced.
@@ -158,13 +158,13 @@ class _CorruptFile(RuntimeError):
 
 
 def _verified(path: Path, md5: str) -> bool:
-    """Whether the file is there; one with another md5 is an error, never replaced."""
+    """True if the file is there; raises an error if its md5 is wrong, and never replaces it."""
     if not path.exists():
         return False
     if not check_integrity(path, md5):
-        found = calculate_md5(path) if path.is_file() else "no regular file"
+        actual = calculate_md5(path) if path.is_file() else "no regular file"
         raise _CorruptFile(
-            f"{path} is corrupt: md5 expected {md5}, found {found}. Remove it to fetch it "
+            f"{path} is corrupt: md5 expected {md5}, found {actual}. Remove it to fetch it "
             "again, or set SIUTILS_DATA to a folder with an intact copy"
         )
     return True
@@ -193,7 +193,7 @@ def _fixed_split(labels: Tensor, split: str) -> Tensor:
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
-    """uint8 images at size×size, bilinear; in chunks, for float copies of all would not fit."""
+    """Resizes uint8 images, bilinear, in chunks, as float copies of all would not fit."""
     if images.shape[2:] == (size, size):
         return images.contiguous()
     out = images.new_empty(len(images), 3, size, size)

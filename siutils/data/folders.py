@@ -62,7 +62,7 @@ class ImageFiles:
         interpolation: InterpolationMode = InterpolationMode.BILINEAR,
         chosen: Tensor | None = None,
     ) -> ImageSet:
-        """Read the images: shorter side resized to `image_size` pixels, then center-cropped.
+        """Reads the images; resizes the shorter side to `image_size` pixels and crops the center.
 
         Args:
             image_size: side of the square images.
@@ -90,7 +90,7 @@ class ImageFiles:
 
 
 def is_divided(folder: Path) -> bool:
-    """Whether the folder has a part for training.
+    """True if the folder has a part for training.
 
     >>> is_divided(Path("no/such/folder"))
     False
@@ -99,7 +99,7 @@ def is_divided(folder: Path) -> bool:
 
 
 def find_images(folder: str | Path, split: str = "") -> ImageFiles:
-    """The image files of a folder, sorted by class and path.
+    """Lists the image files of a folder, sorted by class and path.
 
     Args:
         folder: of class folders, or divided.
@@ -131,10 +131,10 @@ def find_images(folder: str | Path, split: str = "") -> ImageFiles:
 def find_halves(
     folder: str | Path, per_class: int = 0, seed: int = 42
 ) -> tuple[ImageFiles, ImageFiles]:
-    """Training and test files, equally many of each class, so that their indices compare.
+    """Lists training and test files, equally many of each class, so that their indices compare.
 
-    Of a divided folder its parts; any other is divided at random in two halves of each class. Of
-    the larger side of a class as many are drawn as the smaller has.
+    A divided folder has both parts; any other is divided at random into two halves of each class.
+    The larger side of a class then gives as many files as the smaller side has.
 
     Args:
         folder: as in `find_images`.
@@ -169,15 +169,15 @@ def find_halves(
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    found = (d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
-    classes = tuple(sorted(found))
+    names = (d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+    classes = tuple(sorted(names))
     if not classes:
         raise ValueError(f"{folder} holds no class folders; put each class's images into its own")
     return classes
 
 
 def _image_paths(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], Tensor]:
-    """All image files below the class folders, sorted, and the label of each."""
+    """Lists all image files below the class folders, sorted, and the label of each."""
     if not folder.is_dir():
         raise ValueError(f"{folder.parent} has train/, but neither test/ nor val/ beside it")
     if unknown := set(_class_names(folder)) - set(classes):
@@ -201,7 +201,7 @@ def _image_paths(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], Te
 def _decoded(
     content: bytes, path: Path, image_size: int, interpolation: InterpolationMode
 ) -> np.ndarray:
-    """uint8 (image_size, image_size, 3): shorter side resized, center-cropped."""
+    """Decodes an image: uint8 (H, W, 3), shorter side resized, center-cropped."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             rgb = image.convert("RGB")

@@ -62,7 +62,7 @@ class ImageSet:
         return len(self.labels)
 
     def subset(self, indices: Tensor | ArrayLike) -> "ImageSet":
-        """The samples at integer `indices` (M,), in that order.
+        """Selects the samples at integer `indices` (M,), in that order.
 
         Raises:
             ValueError: an index lies outside 0…N-1, or there is none.
@@ -75,7 +75,7 @@ class ImageSet:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def of_classes(self, classes: Sequence[int]) -> "ImageSet":
-        """Only the samples of these labels, relabeled 0…len(classes)-1 in the given order.
+        """Selects the samples of these labels and relabels them 0…len(classes)-1 in this order.
 
         Raises:
             ValueError: a class is unknown or repeated, or no sample is left.
@@ -94,7 +94,7 @@ class ImageSet:
         return replace(self, images=self.images[keep], labels=labels[keep], classes=names)
 
     def shifted(self, pixels: int, seed: int = 42) -> "ImageSet":
-        """Each image moved by a random whole number of pixels, up to `pixels` to each side.
+        """Moves each image by a random whole number of pixels, up to `pixels` to each side.
 
         What moves in from outside is black. Centered images are close to each other in raw pixels
         already; shifted ones need a representation that does not mind where things are.
@@ -171,7 +171,7 @@ class Transform:
 
 def _check_images(images: Tensor) -> None:
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        found = getattr(images, "dtype", type(images).__name__)
-        raise TypeError(f"images must be a uint8 tensor, got {found}")
+        kind = getattr(images, "dtype", type(images).__name__)
+        raise TypeError(f"images must be a uint8 tensor, got {kind}")
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
         raise ValueError(f"images must be (N, 3, H, W), got {tuple(images.shape)}")

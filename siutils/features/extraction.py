@@ -32,7 +32,7 @@ def extract_features(
     cache: Path | None = None,
     pool: Pool | Sequence[Pool] = None,
 ) -> dict[Any, Tensor]:
-    """Outputs of named layers over all images in one pass, in eval mode, flattened or pooled.
+    """Takes outputs of named layers over all images in one pass, in eval mode, flattened or pooled.
 
     The layers are read by forward hooks, so a layer's features are what the module returns, before
     an in-place activation behind it changes them; of a module that is used more than once, what it
@@ -88,7 +88,7 @@ def extract_features(
 def extract_from_files(
     model: nn.Module, files: ImageFiles, layers: Sequence[str], *, chunk: int = 512, **options: Any
 ) -> dict[Any, Tensor]:
-    """As `extract_features`, of image files: only `chunk` images at a time are in memory.
+    """Does what `extract_features` does for image files, `chunk` images at a time in memory.
 
     Args:
         model: a network of `load_model`: its transform says how the images are resized.
@@ -132,7 +132,7 @@ def collect(
     device: torch.device,
     folder: Path | None = None,
 ) -> dict[Job, Tensor]:
-    """{job: float32 (N, D) on the CPU} from one pass: in memory, or from one file per job.
+    """Takes {job: float32 (N, D) on the CPU} from one pass, in memory or in one file per job.
 
     What the folder holds is taken from there; `job_file` names the files.
 
@@ -162,7 +162,7 @@ def _wanted_layers(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
 def input_transform(
     model: nn.Module, images: Tensor, transform: ImageTransform | None
 ) -> ImageTransform:
-    """What turns these images into the model's input, as `extract_features` does it.
+    """Chooses what turns these images into the model's input; see `extract_features`.
 
     >>> input_transform(nn.ReLU(), torch.zeros(1, 2), None)(torch.ones(1).half()).dtype
     torch.float32
@@ -195,7 +195,7 @@ def _for_each_batch(
     batch_size: int,
     device: torch.device,
 ) -> None:
-    """Call `use(rows, {job: float32 (rows, D) on the CPU})` for one batch after the other."""
+    """Calls `use(rows, {job: float32 (rows, D) on the CPU})` for one batch after the other."""
     with inference(model, device), _outputs_of(model, jobs) as outputs:
         for start in range(0, len(images), batch_size):
             rows = slice(start, min(start + batch_size, len(images)))
@@ -238,7 +238,7 @@ def _to_files(
     batch_size: int,
     device: torch.device,
 ) -> None:
-    """Append each batch to one .npy file per job; a failure leaves no file behind."""
+    """Appends each batch to one .npy file per job; a failure leaves no file behind."""
     # not through a memory map: there a full disk kills the process instead of raising an error
     handles: dict[Job, IO[bytes]] = {}
 
@@ -260,7 +260,7 @@ def _to_files(
 
 @contextlib.contextmanager
 def _outputs_of(model: nn.Module, jobs: Sequence[Job]) -> Iterator[dict[Job, Any]]:
-    """A dictionary that each forward pass fills with {job: copy of the layer's output, pooled}."""
+    """Yields a dictionary that each forward pass fills with {job: copy of the pooled output}."""
     outputs: dict[Job, Any] = {}
 
     def keep(job: Job) -> Callable[..., None]:
@@ -308,7 +308,7 @@ def dry_run(
     transform: ImageTransform,
     device: torch.device,
 ) -> tuple[dict[Job, int], int]:
-    """What two images show: D of each job, and the numbers per image that one module holds.
+    """Passes two images; returns D of each job, and the most numbers that a module holds per image.
 
     That is of the module with most of them in its input and its output.
 
@@ -334,7 +334,7 @@ def dry_run(
 
 
 def _numbers(value: object) -> int:
-    """How many the tensors have that lie anywhere in it."""
+    """Counts the numbers of all tensors in nested values."""
     if isinstance(value, Tensor):
         return value.numel()
     if isinstance(value, Mapping):
@@ -345,7 +345,7 @@ def _numbers(value: object) -> int:
 def features_key(
     model: nn.Module, images: Tensor, transform: ImageTransform, device: torch.device
 ) -> str:
-    """A key of everything that determines the features of all layers.
+    """Makes a key of everything that determines the features of all layers.
 
     >>> device, how = torch.device("cpu"), torch.Tensor.float
     >>> keys = [features_key(nn.ReLU(), torch.ones(n, 2), how, device) for n in (1, 2, 2)]

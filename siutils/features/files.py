@@ -20,7 +20,7 @@ SCRATCH = ".scratch"  # beside a file that is to be deleted after use
 
 
 def job_file(folder: Path, job: Job, suffix: str = "npy") -> Path:
-    """Where a folder keeps what belongs to a job.
+    """Names the file of a job in a folder.
 
     >>> job_file(Path(), ("layer1.0", "mean")).name
     'layer1.0@mean.npy'
@@ -30,7 +30,7 @@ def job_file(folder: Path, job: Job, suffix: str = "npy") -> Path:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Refuse to fill a disk that has too little room for `needed` bytes.
+    """Refuses to fill a disk that has too little room for `needed` bytes.
 
     Raises:
         CannotWrite: says how many bytes are needed and free.
@@ -46,7 +46,7 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 def free_bytes(folder: Path) -> int:
-    """What is free on the disk of a folder that need not be there yet.
+    """Counts the free bytes on the disk of a folder, which need not exist yet.
 
     >>> free_bytes(Path("new/folder")) > 0
     True
@@ -56,7 +56,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def write_header(handle: IO[bytes], shape: tuple[int, int]) -> None:
-    """Begin a .npy file of so many rows and columns of float32.
+    """Writes the header of a .npy file of float32 with this shape.
 
     >>> import io
     >>> write_header(file := io.BytesIO(), (1, 2))
@@ -68,7 +68,7 @@ def write_header(handle: IO[bytes], shape: tuple[int, int]) -> None:
 
 
 def mark_scratch(files: Iterable[Path]) -> None:
-    """Note of files still to be written that they are to be deleted after use, even by a later run.
+    """Marks files, before they are written, for deletion after use, even by a later run.
 
     >>> mark_scratch([])
     """
@@ -80,7 +80,7 @@ def mark_scratch(files: Iterable[Path]) -> None:
 
 
 def remove_scratch(files: Iterable[Path]) -> None:
-    """Delete those of the files that were marked; what others left to be used again stays.
+    """Deletes those of the files that were marked; files that may be used again stay.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +99,7 @@ def remove_scratch(files: Iterable[Path]) -> None:
 
 
 def memory_map(file: Path, n: int) -> Tensor:
-    """The n float32 rows of a .npy file, read when they are used; writing to them changes no file.
+    """Maps the n float32 rows of a .npy file into memory; writing to them changes no file.
 
     Raises:
         RuntimeError: the file is damaged or holds something else.

@@ -19,7 +19,7 @@ _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 
 
 def layer_names(model: nn.Module, which: str = "stages", inputs: Tensor | None = None) -> list[str]:
-    """Names of layers as in `model.named_modules()`, for `extract_features` and `layer_curve`.
+    """Chooses names of layers, as in `model.named_modules()`, for features and layer curves.
 
     * ``"stages"``: the children of `features` where the model has it (8 for EfficientNetV2-S); if
       these are all single operations (VGG, AlexNet), the pools among them: each ends a stage. With
@@ -74,7 +74,7 @@ def layer_names(model: nn.Module, which: str = "stages", inputs: Tensor | None =
 
 
 def check_names(model: nn.Module, layers: Sequence[str]) -> list[str]:
-    """The names without repetitions; the nearest names are suggested for one that is missing.
+    """Returns the names without repetitions; suggests the nearest names for a missing one.
 
     >>> check_names(nn.Sequential(nn.ReLU()), ["0", "0"])
     ['0']
@@ -131,7 +131,7 @@ def _blocks(model: nn.Module) -> list[str]:
 
 
 def _walk(parent: nn.Module, prefix: str, start: type[nn.Module]) -> Iterator[str]:
-    """Blocks below a module that is none itself; `start` begins a run of operations."""
+    """Yields the blocks below a module; an operation of type `start` begins a run of operations."""
     repeated = Counter(type(child) for child in parent.children() if not _is_leaf(child))
     group = None  # the last operation of the run
     for name, child in parent.named_children():
@@ -163,7 +163,7 @@ def _walk(parent: nn.Module, prefix: str, start: type[nn.Module]) -> Iterator[st
 
 
 def _used_once(model: nn.Module, names: list[str], inputs: Tensor) -> list[str]:
-    """Those used once in a forward pass and returning a tensor with a row per input, in order.
+    """Keeps the layers that a forward pass uses once and that return a tensor with a row per input.
 
     A container is left out if the same numbers came from the part of it that finished just before.
     """

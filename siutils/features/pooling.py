@@ -16,7 +16,7 @@ Job = tuple[str, Pool]  # a layer and how it is pooled
 
 
 def pooled(output: Tensor, pool: Pool) -> Tensor:
-    """A layer's output (B, …) as float32 (B, D): flattened, or averaged over space first.
+    """Turns a layer's output (B, …) into float32 (B, D): flattened, or averaged over space first.
 
     * None: flattened as it is;
     * `"mean"`: of (B, C, H, W) and other outputs with space behind the channels, the mean of each
@@ -50,8 +50,8 @@ def pooled(output: Tensor, pool: Pool) -> Tensor:
 
 
 def main_output(output: object) -> object:
-    """A layer's output; of a tuple or list the first entry, which recurrent and attention modules
-    return states or weights beside.
+    """Returns a layer's output, or the first entry of a tuple or list: recurrent and attention
+    modules return states or weights behind it.
 
     >>> main_output((1, 2)), main_output([3]), main_output(()), main_output(4)
     (1, 3, (), 4)
@@ -60,7 +60,7 @@ def main_output(output: object) -> object:
 
 
 def check_pools(pool: Pool | Sequence[Pool]) -> list[Pool]:
-    """What is asked for as a list without repetitions.
+    """Checks ways of pooling; returns them as a list without repetitions.
 
     >>> check_pools(None), check_pools([2, "mean", 2])
     ([None], [2, 'mean'])
@@ -76,7 +76,7 @@ def check_pools(pool: Pool | Sequence[Pool]) -> list[Pool]:
 
 
 def parse_pools(names: Sequence[str]) -> list[Pool]:
-    """Ways of pooling by the names that are typed: flattened, mean, or the side of a grid.
+    """Parses typed ways of pooling: flattened, mean, or the side of a grid.
 
     >>> parse_pools(["flattened", "mean", "2"])
     [None, 'mean', 2]
@@ -85,7 +85,7 @@ def parse_pools(names: Sequence[str]) -> list[Pool]:
 
 
 def pool_name(pool: Pool) -> str:
-    """As tables call it.
+    """Names a way of pooling for tables.
 
     >>> pool_name(None), pool_name("mean"), pool_name(2)
     ('flattened', 'mean', '2×2')

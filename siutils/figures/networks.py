@@ -154,8 +154,8 @@ def network_strips(table: pd.DataFrame, images: np.ndarray, classes: Sequence[st
         axes = figure.add_subplot(grid[i * down : (i + 1) * down, 0])
         _image(axes, images[sample], classes[label], "#000000")
         for j, network in enumerate(networks):
-            found = rows[rows["network"] == network].sort_values("rank")
-            pairs = found[["neighbor", "neighbor_label"]].itertuples(index=False)
+            nearest = rows[rows["network"] == network].sort_values("rank")
+            pairs = nearest[["neighbor", "neighbor_label"]].itertuples(index=False)
             for k, (neighbor, other) in enumerate(pairs, start=1):
                 axes = figure.add_subplot(grid[i * down + j, k])
                 name, same = classes[int(other)], other == label

@@ -53,8 +53,8 @@ class Plan:
     ) -> float:
         """Cost for n samples of d features; ``counts`` is what `candidates` returns."""
         searched, sieved = counts[self.axes]
-        found = sieved if self.sieve else searched
-        blocks_hit = BLOCKS * -math.expm1(-found / BLOCKS)  # where so many candidates may lie
+        left = sieved if self.sieve else searched
+        blocks_hit = BLOCKS * -math.expm1(-left / BLOCKS)  # where so many candidates may lie
         products = self.axes * (SIEVE if self.sieve else 1) + SCAN
         visits = blocks_hit * n / BLOCKS * (2 * self.axes + 300)
         pairs = (counts[self.fine][0] + k + 2) * d

@@ -175,10 +175,10 @@ class Screen:
         pairs, held = [], 0
         for b, rows, s in self._visit(low, high, hit):
             partners = self.partners[b * self.refs.block : (b + 1) * self.refs.block]
-            found = (s >= -(factors[rows] @ partners.T)).nonzero()
-            row = rows[found[:, 0]]
+            survivors = (s >= -(factors[rows] @ partners.T)).nonzero()
+            row = rows[survivors[:, 0]]
             count += torch.bincount(row, minlength=high - low)
-            pairs.append(torch.stack([row, found[:, 1] + b * self.refs.block]))
+            pairs.append(torch.stack([row, survivors[:, 1] + b * self.refs.block]))
             held += len(row)
             if held > self.limit * (high - low):  # too many on average: give up the worst rows
                 passed &= count <= self.limit

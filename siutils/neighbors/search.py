@@ -117,8 +117,8 @@ def kneighbors(
     # the caller's autocast would turn the products to half precision, outside their bound
     with torch.autocast(target.type, enabled=False):
         job = _prepare(x, q, k, queries is None, chunk_size, memory)
-        found = _exhaust(job) if method == "exact" else _search(job, method)
-    return Neighbors((_sqrt(found.distances) / job.unit).to(home), found.indices.to(home))
+        nearest = _exhaust(job) if method == "exact" else _search(job, method)
+    return Neighbors((_sqrt(nearest.distances) / job.unit).to(home), nearest.indices.to(home))
 
 
 def _prepare(x: Tensor, q: Tensor, k: int, own: bool, chunk: int | None, memory: float) -> Job:

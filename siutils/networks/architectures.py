@@ -1,6 +1,6 @@
 """Torchvision's architectures for 32×32 images, as a table of the little that has to change.
 
-They are made for 224×224 and shrink an image 32-fold, which of 32×32 leaves a single pixel long
+They are made for 224×224 and shrink an image 32-fold, so that 32×32 pixels become a single one long
 before the last stage. So the stem keeps the resolution: its convolution has stride 1, a 7×7 kernel
 becomes 3×3, and the max-pool behind it goes. The rest is torchvision's own, but for one module
 without parameters in front of the last layer where there is none: it shows the features.
@@ -18,7 +18,7 @@ from torchvision.models import efficientnet, mnasnet, mobilenetv2, mobilenetv3, 
 
 
 class Architecture(NamedTuple):
-    """What changes in a network of torchvision, and where its parts are afterwards.
+    """Says what changes in a network of torchvision, and the names of its parts afterwards.
 
     Attributes:
         build: torchvision's function.
@@ -63,7 +63,7 @@ CHEAP = ("mobilenet_v3_small", "shufflenet_v2_x0_5", "mobilenet_v2")
 
 
 def adapted(name: str, num_classes: int) -> nn.Module:
-    """A network of `ARCHITECTURES` for 32×32 images, randomly initialized.
+    """Builds a network of `ARCHITECTURES` for 32×32 images, randomly initialized.
 
     >>> import torch
     >>> model = adapted("mobilenet_v2", 10).eval()
@@ -93,7 +93,7 @@ def adapted(name: str, num_classes: int) -> nn.Module:
 
 
 def start_as_identity(model: nn.Module) -> None:
-    """Let every block with a shortcut start as its shortcut: its last BatchNorm gets weight 0.
+    """Makes every block with a shortcut start as the identity: its last BatchNorm gets weight 0.
 
     >>> import torch
     >>> model = adapted("mobilenet_v2", 10).eval()

@@ -39,7 +39,7 @@ def create_model(
     *,
     zero_init_residual: bool = False,
 ) -> nn.Module:
-    """A network for 32×32 images with `num_classes` outputs, on the CPU, in training mode.
+    """Builds a network for 32×32 images with `num_classes` outputs, on the CPU, in training mode.
 
     The module gets four plain attributes: ``feature_layer``, the name of the layer whose output
     is the penultimate representation; ``head_layer``, that of the last layer; ``transform``, the
@@ -98,7 +98,7 @@ def create_model(
 
 
 def stage_table(model: nn.Module) -> pd.DataFrame:
-    """The stages of a torchvision EfficientNet: operator, stride, channels and blocks of each.
+    """Lists the stages of a torchvision EfficientNet: operator, stride, channels, blocks.
 
     Returns:
         One row per block of ``model.features``, with its layer name for `extract_features`.
@@ -130,7 +130,7 @@ def stage_table(model: nn.Module) -> pd.DataFrame:
 
 
 def _operator(stage: nn.Sequential, convs: list[nn.Conv2d]) -> str:
-    """Name as in the EfficientNetV2 paper; the number is the expansion of the channels."""
+    """Names a stage as the EfficientNetV2 paper does; the number is its expansion."""
     if isinstance(stage[0], nn.Conv2d):
         return f"Conv {convs[0].kernel_size[0]}×{convs[0].kernel_size[0]}"
     fused = convs[0].groups == 1 and convs[0].kernel_size[0] > 1
@@ -207,7 +207,7 @@ _TORCHVISION = {
 def _described(
     model: nn.Module, parts: tuple[str, str], source: str, transform: Transform | None = None
 ) -> nn.Module:
-    """Set the plain attributes; through __dict__, as they are no business of nn.Module."""
+    """Sets plain attributes through __dict__, so that nn.Module does not register them."""
     feature_layer, head_layer = parts
     model.__dict__.update(
         feature_layer=feature_layer,
@@ -226,9 +226,9 @@ def _from_file(name: str, num_classes: int, path: Path) -> nn.Module:
         )
     content = read(path)
     state = tensors(content, path)
-    found = state.get(f"{_PARTS[name][1]}.bias", torch.empty(num_classes)).numel()
-    if found != num_classes:
-        raise ValueError(f"weights: {path} has {found} classes, but num_classes is {num_classes}")
+    classes = state.get(f"{_PARTS[name][1]}.bias", torch.empty(num_classes)).numel()
+    if classes != num_classes:
+        raise ValueError(f"weights: {path} has {classes} classes, but num_classes is {num_classes}")
     model = _BUILDERS[name](num_classes)
     load(model, state, name, path)
     return _described(model, _PARTS[name], f"file {path.name} sha256 {sha256(path)}")
@@ -248,7 +248,7 @@ def _imagenet(name: str, num_classes: int) -> nn.Module:
 
 
 def _imagenet_from_package(name: str, num_classes: int) -> nn.Module:
-    """The package's own loader would unpickle anything; only its network and address are used."""
+    """Takes the package's network and address, not its loader, which unpickles anything."""
     if name != "efficientnet_b0":
         raise ValueError(f"weights: {IMAGENET_PACKAGE!r} is for efficientnet_b0, not for {name!r}")
     url = url_map["efficientnet-b0"]
@@ -261,7 +261,7 @@ def _imagenet_from_package(name: str, num_classes: int) -> nn.Module:
 
 
 def _with_fresh_head(state: dict[str, Tensor], model: nn.Module, head: str) -> dict[str, Tensor]:
-    """`state`, but with the model's own random last layer `head`."""
+    """Replaces the last layer `head` of `state` by the model's own random one."""
     fresh = model.get_submodule(head).state_dict()
     return state | {f"{head}.{key}": value for key, value in fresh.items()}
 

@@ -1,4 +1,4 @@
-"""What is done with any network: put it in eval mode for a while, give it weights."""
+"""What can be done with any network: put it in eval mode for a while, give it weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def inference(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Eval mode on a device; afterwards each module has its previous mode and device again.
+    """Puts a model in eval mode on a device; afterwards its modules have their old mode and device.
 
     >>> model = nn.Dropout()
     >>> with inference(model, torch.device("cpu")):
@@ -34,7 +34,7 @@ def inference(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """`load_state_dict` of a plain dictionary, for models that ask for the version of a module.
+    """Loads a plain dictionary into a model, even if the model asks for the version of a module.
 
     torchvision's MNASNet is one; the version stands in an attribute that copies have lost.
 

@@ -45,7 +45,7 @@ _OWN_TRANSFORM = ("googlenet", "inception_v3")  # trained ones rescale their inp
 def load_model(
     name: str, weights: str | Path = DEFAULT, *, size: int = 0, seed: int = 0
 ) -> nn.Module:
-    """A network for looking at its features: on the CPU, in eval mode, with its own classes.
+    """Loads a network to look at its features: on the CPU, in eval mode, with its own classes.
 
     It has the plain attributes of a model of `create_model`: ``feature_layer``, ``head_layer``,
     ``transform`` (always there) and ``weights_source``; and ``source_classes``, the number of
@@ -90,7 +90,7 @@ def load_model(
 
 
 def untrained_twin(model: nn.Module, name: str, seed: int = 0) -> nn.Module:
-    """The network of `load_model` once more, with random weights and nothing else changed.
+    """Builds the network of `load_model` once more, with random weights and nothing else changed.
 
     Args:
         model: what `load_model` returned for `name`, trained.
@@ -128,7 +128,7 @@ def untrained_twin(model: nn.Module, name: str, seed: int = 0) -> nn.Module:
 
 
 def check_model(name: str, weights: str | Path = DEFAULT) -> None:
-    """Refuse, before anything is built, a name that is unknown and a file that is not there.
+    """Refuses an unknown name and a missing file, before anything is built.
 
     Raises:
         ValueError, FileNotFoundError: as `load_model`.
@@ -158,7 +158,7 @@ def check_model(name: str, weights: str | Path = DEFAULT) -> None:
 
 
 def transform_text(preset: Any) -> str:
-    """What a transform of a loaded network does, in one line.
+    """Describes the transform of a loaded network in one line.
 
     >>> transform_text(tvm.ResNet18_Weights.DEFAULT.transforms()).split("; ")[:2]
     ['shorter side 256, bilinear', 'center 224']
@@ -171,7 +171,7 @@ def transform_text(preset: Any) -> str:
 
 
 def parse_models(models: Sequence[str], weights: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
-    """Networks to compare, {label: (name, weights)}, from ``NAME`` or ``NAME=WEIGHTS`` texts.
+    """Parses ``NAME`` and ``NAME=WEIGHTS`` into {label: (name, weights)} of networks to compare.
 
     Args:
         models: networks; one may stand there several times with different weights.
@@ -192,22 +192,22 @@ def parse_models(models: Sequence[str], weights: Sequence[str] = ()) -> dict[str
         if name not in {model.partition("=")[0].strip() for model in models}:
             raise ValueError(f"weights {text!r}: {name!r} is not among the models")
         given[name] = source
-    found: dict[str, tuple[str, str]] = {}
+    networks: dict[str, tuple[str, str]] = {}
     for text in models:
         name, equals, source = (part.strip() for part in text.partition("="))
         if not name or (equals and not source):
             raise ValueError(f"models: write NAME or NAME=WEIGHTS, got {text!r}")
         source = source or given.get(name, DEFAULT)
         label = name if source == DEFAULT else f"{name} ({Path(source).stem})"
-        if label in found:
+        if label in networks:
             raise ValueError(f"models: {label} is there twice")
-        found[label] = name, source
-    return found
+        networks[label] = name, source
+    return networks
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How a network is built, what is loaded into it (None: nothing more), and what it is then."""
+    """How a network is built, which weights it gets then, and where they come from."""
 
     build: Callable[..., nn.Module]
     preset: Any  # torchvision's ImageClassification
@@ -236,7 +236,7 @@ def _plan(name: str, weights: str | Path) -> _Plan:
 
 
 def _published(name: str, member: Any, path: Path) -> nn.Module:
-    """By torchvision's own builder: some networks have options and key names of their own."""
+    """Uses torchvision's builder, as a few networks have options and key names of their own."""
     try:
         return tvm.get_model(name, weights=member)
     except RuntimeError as error:
@@ -295,7 +295,7 @@ def _timm_preset(name: str, config: Mapping[str, Any]) -> Any:
 
 
 def _preset(**options: Any) -> Any:
-    """torchvision's ImageClassification, which has no public name."""
+    """Makes torchvision's ImageClassification, which has no public name."""
     return tvm.ResNet18_Weights.DEFAULT.transforms(**options)
 
 
@@ -325,7 +325,7 @@ def _file_source(path: Path) -> str:
 
 
 def _head(model: nn.Module, name: str, preset: Any) -> str:
-    """Name of the last linear layer or convolution in a forward pass; empty if it has no classes.
+    """Finds the last linear layer or convolution of a forward pass; empty if there are no classes.
 
     Raises:
         ValueError: the network does not take images of this size.
@@ -367,7 +367,7 @@ def _outputs(model: nn.Module, head: str) -> int:
 
 
 def _show_features(model: nn.Module, head: str) -> str:
-    """Let what enters the head pass through a layer of its own, whose name is returned."""
+    """Adds an identity layer that the input of the head passes through, and returns its name."""
     if not head:
         return head  # without a classifier a network returns its features
     identity = nn.Identity()

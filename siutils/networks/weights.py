@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Draw from `seed` inside and leave the global CPU generator as it was; None changes nothing.
+    """Draws from `seed` inside the block, then restores the CPU generator; None does nothing.
 
     torch.manual_seed would also reseed CUDA for good, the default generator alone does not.
 
@@ -30,7 +30,7 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 
 def from_hub(url: str, load: Callable[..., Any]) -> tuple[dict[str, Tensor], Path]:
-    """The weights and their path in torch.hub's cache; downloaded and hash-checked if absent.
+    """Returns weights and their path in torch.hub's cache; downloads and checks them if absent.
 
     >>> from_hub("https://host/a.pth", lambda **_: {"w": torch.zeros(2)})[1].name
     'a.pth'
@@ -55,7 +55,7 @@ def from_hub(url: str, load: Callable[..., Any]) -> tuple[dict[str, Tensor], Pat
 
 
 def read(path: Path) -> Any:
-    """What a file holds, or what it has under "model" or "state_dict".
+    """Reads a file, and returns its content or what lies under "model" or "state_dict".
 
     >>> import io
     >>> torch.save({"model": {"w": torch.zeros(2)}}, file := io.BytesIO())
@@ -74,7 +74,7 @@ def read(path: Path) -> Any:
 
 
 def tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """A state_dict, if it is one.
+    """Returns the content of a file as a state_dict, or refuses it.
 
     >>> tensors({"w": torch.zeros(2)}, Path("a.pt"))
     {'w': tensor([0., 0.])}
@@ -87,7 +87,7 @@ def tensors(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def load(model: nn.Module, state: dict[str, Tensor], name: str, path: Path) -> None:
-    """Load all of a state_dict, or say why it does not fit.
+    """Loads a state_dict into a model, or says why it does not fit.
 
     >>> load(nn.Linear(2, 1), nn.Linear(2, 1).state_dict(), "linear", Path("a.pt"))
     """
@@ -100,7 +100,7 @@ def load(model: nn.Module, state: dict[str, Tensor], name: str, path: Path) -> N
 
 
 def damaged(path: Path, error: Exception) -> ValueError:
-    """The error of a file that cannot be read.
+    """Makes the error of a file that cannot be read.
 
     >>> type(damaged(Path("a.pt"), EOFError()))
     <class 'ValueError'>
@@ -112,7 +112,7 @@ def damaged(path: Path, error: Exception) -> ValueError:
 
 
 def shortened(error: Exception) -> str:
-    """The text of an error in one line.
+    """Puts the text of an error on one line.
 
     >>> shortened(ValueError("two\\nlines"))
     'two lines'
@@ -122,7 +122,7 @@ def shortened(error: Exception) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal digits.
+    """Hashes a file; returns hexadecimal digits.
 
     >>> len(sha256(Path(__file__)))
     64

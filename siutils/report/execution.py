@@ -82,7 +82,7 @@ class NotebookRun:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the notebook says of itself: title, question, main results, promised files."""
+        """The notebook's own description: title, question, main results, promised files."""
         return dict(self.source.metadata.get("siutils", {}))
 
     @property
@@ -109,14 +109,14 @@ class NotebookRun:
 
 
 def read_notebook(path: Path) -> NotebookNode:
-    """A notebook file in format 4."""
+    """Reads a notebook file as format 4."""
     import nbformat  # here and below: these take seconds to import, and only a report needs them
 
     return nbformat.read(path, as_version=4)
 
 
 def check_kernel() -> None:
-    """Refuse to start where no kernel can.
+    """Refuses to start if no kernel can start.
 
     Raises:
         KernelMissingError: If there is no kernel ``python3``, or its program is missing.
@@ -137,7 +137,7 @@ def check_kernel() -> None:
 
 
 def execute(run: NotebookRun, target: Path, timeout_s: float | None, show: bool) -> None:
-    """Execute one notebook; only a complete one takes the place of its predecessor."""
+    """Executes one notebook; only a complete one replaces its predecessor."""
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -189,7 +189,7 @@ def execute(run: NotebookRun, target: Path, timeout_s: float | None, show: bool)
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """papermill logs what becomes an error of ours anyway."""
+    """Silences papermill's log, whose errors we raise ourselves."""
     logger = logging.getLogger("papermill")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -200,20 +200,20 @@ def _quiet() -> Iterator[None]:
 
 
 def _cell_error(error: Any, target: Path, where: str, kept: str) -> ReportError:
-    """The error of a cell in one line; a full disk is one of the output folder."""
+    """Turns the error of a cell into one line; a full disk is an error of the output folder."""
     full = error.ename == "OSError" and "[Errno 28]" in error.evalue
     full |= error.ename == "CannotWrite" and str(target) in error.evalue
     reason = one_line(error.evalue)
     text = f"{where}: {error.ename}: {reason}{_notes(error)}; {kept}"
     if full:
         return OutputError(text)
-    found = CellError(text)
-    found.kind, found.reason = error.ename, reason
-    return found
+    cell_error = CellError(text)
+    cell_error.kind, cell_error.reason = error.ename, reason
+    return cell_error
 
 
 def _notes(error: Any) -> str:
-    """What `add_note` added to the error: its name and message alone lack it."""
+    """Collects what `add_note` added to an error, which name and message lack."""
     lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in error.traceback]
     ends = [i for i, line in enumerate(lines, 1) if line.startswith(f"{error.ename}: ")]
     return "".join(f"; {one_line(line)}" for line in lines[ends[-1] if ends else len(lines) :])
@@ -229,7 +229,7 @@ def _is_fresh(path: Path, started_ns: int) -> bool:
 
 
 def _verify(run: NotebookRun, target: Path, started_ns: int, kept: str) -> None:
-    """papermill also returns from a notebook that stopped early, and asks for no results."""
+    """Checks that every cell ran and every promised file is new; papermill checks neither."""
     assert run.executed is not None
     code = [c for c in run.executed.cells if c.cell_type == "code" and c.source.strip()]
     missed = sum(cell.execution_count is None for cell in code)

@@ -108,7 +108,7 @@ class _Renderer(IPythonRenderer):
 
 
 def mathml(formula: str, display: str = "inline") -> str:
-    r"""A LaTeX formula as MathML, which browsers show without a script.
+    r"""Converts a LaTeX formula to MathML, which browsers show without a script.
 
     Raises:
         ValueError: If the formula cannot be converted.
@@ -136,7 +136,7 @@ def notebook_page(
     frame: Frame,
     parameters: Sequence[tuple[str, str, str]] = (),
 ) -> str:
-    """An executed notebook as a page; code is hidden behind a switch.
+    """Renders an executed notebook as a page; code is hidden behind a switch.
 
     Args:
         notebook: The notebook; it is not changed.
@@ -173,7 +173,7 @@ def notebook_page(
 
 
 def index_page(frame: Frame, facts: Sequence[tuple[str, str]], title: str, lead: str) -> str:
-    """The page that sums a report up: facts of the run, then each notebook with its main results.
+    """Renders the index page: facts of the run, then each notebook with its main results.
 
     Raises:
         ValueError: If a figure has no alt text or the page would load a file.
@@ -193,7 +193,7 @@ def index_page(frame: Frame, facts: Sequence[tuple[str, str]], title: str, lead:
 
 
 def check_page(page: str, name: str) -> None:
-    """Refuse a page that would load anything it does not hold, or that has an image without alt.
+    """Refuses a page that would load a file or host, or that has an image without alt text.
 
     Raises:
         ValueError: Naming the page and the first offender.
@@ -218,7 +218,7 @@ def check_page(page: str, name: str) -> None:
 
 
 def _loaded(tag: Tag) -> Iterator[str]:
-    """The addresses that a browser fetches for an element when it opens the page."""
+    """Yields the addresses that a browser fetches for an element when it opens the page."""
     names = {"src", "srcset", "poster", "data", "background", "xlink:href"}
     if tag.name not in {"a", "area"}:
         names.add("href")
@@ -231,7 +231,7 @@ def _loaded(tag: Tag) -> Iterator[str]:
 def _with_parameters(
     notebook: NotebookNode, parameters: Sequence[tuple[str, str, str]]
 ) -> NotebookNode:
-    """A copy with a table in place of the parameters cell and without the injected one."""
+    """Copies a notebook, with a table for the parameters cell and without the injected cell."""
     notebook = copy.deepcopy(notebook)
     notebook.cells = [c for c in notebook.cells if "injected-parameters" not in _tags(c)]
     for cell in notebook.cells:

@@ -45,7 +45,7 @@ class Parameter:
 
 
 def declared_parameters(notebook: Path) -> dict[str, Parameter]:
-    """The parameters that a notebook declares, by name.
+    """Reads the parameters that a notebook declares, by name.
 
     Raises:
         ParameterError: If one has no annotation of a known kind or no literal default, or the
@@ -59,7 +59,7 @@ def declared_parameters(notebook: Path) -> dict[str, Parameter]:
         items = papermill.inspect_notebook(papermill_path(notebook))
     except (ValueError, nbformat.ValidationError) as error:  # no JSON, no notebook, no kernel
         raise ParameterError(f"{notebook}: {str(error).splitlines()[0]}") from None
-    found = {}
+    parameters = {}
     for name, item in items.items():
         kind = item["inferred_type_name"].replace(" ", "")
         if kind not in KINDS:
@@ -73,17 +73,17 @@ def declared_parameters(notebook: Path) -> dict[str, Parameter]:
             raise ParameterError(
                 f"{notebook.name}: the default of {name!r} is no literal: {item['default']}"
             ) from None
-        found[name] = Parameter(name, kind, default, item["help"].strip())
-    return found
+        parameters[name] = Parameter(name, kind, default, item["help"].strip())
+    return parameters
 
 
 def papermill_path(path: Path) -> str:
-    """A path as papermill wants it: it takes braces for places to fill in."""
+    """Escapes the braces of a path, which papermill takes for places to fill in."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def read_profile(folder: Path, name: str) -> dict[str, Any]:
-    """The flat mapping in ``<folder>/<name>.yml``.
+    """Reads the flat mapping in ``<folder>/<name>.yml``.
 
     Raises:
         ParameterError: If there is no such profile (the message lists those there are), or the
@@ -121,7 +121,7 @@ def read_profile(folder: Path, name: str) -> dict[str, Any]:
 def check_parameters(
     values: Mapping[str, Any], declared: Mapping[str, Mapping[str, Parameter]]
 ) -> None:
-    """Refuse what no notebook declares, and what has another type than declared.
+    """Refuses what no notebook declares, and what has another type than declared.
 
     Args:
         values: Parameters to give to the notebooks.
@@ -158,7 +158,7 @@ def check_parameters(
 def parse_settings(
     settings: Sequence[str], declared: Mapping[str, Mapping[str, Parameter]]
 ) -> dict[str, Any]:
-    """``name=value`` texts as typed values; a list is written ``a,b``.
+    """Parses ``name=value`` texts into typed values; a list is written ``a,b``.
 
     Raises:
         ParameterError: If a text has no ``=``, or its value is not of the declared kind.
@@ -204,7 +204,7 @@ def _kind_of(value: Any) -> str:
 
 
 def _number_hint(value: Any, kind: str) -> str:
-    """YAML reads "4" and even 1e-3 as text."""
+    """Hints at a number that YAML reads as text, such as "4" and 1e-3."""
     if kind in ("int", "float") and isinstance(value, str):
         try:
             return f"; in YAML write {_SCALARS[kind](value)!r}, without quotes"

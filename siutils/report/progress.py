@@ -67,7 +67,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """A duration as minutes and seconds, or hours.
+    """Formats a duration as minutes and seconds, with hours if there are any.
 
     >>> clock(75), clock(3675)
     ('1:15', '1:01:15')

@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 def package_version(name: str = "siutils") -> str | None:
-    """Version of an installed package, None where it is not installed.
+    """Returns the version of an installed package, None where it is not installed.
 
     >>> print(package_version("a package that is not installed"))
     None
@@ -38,7 +38,7 @@ def package_version(name: str = "siutils") -> str | None:
 
 
 def environment_facts() -> dict[str, Any]:
-    """Python, platform and versions of the packages that the numbers depend on.
+    """Collects Python, platform and versions of the packages that the numbers depend on.
 
     >>> sorted(environment_facts())
     ['platform', 'processor', 'python', 'versions']
@@ -52,7 +52,7 @@ def environment_facts() -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """Commit of a checkout and whether it was changed since; None where that is unknown.
+    """Returns the commit of a checkout and whether files changed since; None if unknown.
 
     A repository that merely contains the folder does not count.
 
@@ -67,7 +67,7 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 
 def commit_text(state: dict[str, Any]) -> str:
-    """A commit for reading.
+    """Formats a commit for reading.
 
     >>> commit_text({"commit": "0123456789abcdef", "dirty": True})
     '0123456789 (modified)'
@@ -88,7 +88,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _processor() -> str:
-    """Model of the CPU where Linux tells it, else what the platform says."""
+    """Returns the model of the CPU from Linux, else from the platform."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -151,11 +151,11 @@ class Results:
             self.text(f"{caption} Stored as `tables/{name}.csv`.")
 
     def text(self, markdown: str) -> None:
-        """Show Markdown computed from the results; ``$…$`` is a formula."""
+        """Shows Markdown computed from the results; ``$…$`` is a formula."""
         _show("text/markdown", markdown, markdown)
 
     def record(self, **facts: Any) -> None:
-        """Keep facts (data set, checksum, …) for ``run.json``; a later value replaces an earlier.
+        """Keeps facts (data set, checksum, …) for ``run.json``; a later value replaces an earlier.
 
         Raises:
             ValueError: If a value is not finite.
@@ -190,7 +190,7 @@ def default_output(profile: str) -> Path:
 
 
 def data_uri(image: Path) -> str:
-    """An SVG or PNG file as an address that holds the whole image.
+    """Encodes an SVG or PNG file as an address that holds the whole image.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -203,7 +203,7 @@ def data_uri(image: Path) -> str:
 
 
 def figure_html(source: str, alt: str, caption: str = "", width: int | None = None) -> str:
-    """An image with its description and caption; ``source`` is a data URI or a relative address.
+    """Writes an image with description and caption; ``source`` is a data URI or a relative address.
 
     >>> figure_html("data:,", "a dot").count('alt="a dot"')
     1
@@ -217,8 +217,9 @@ def figure_html(source: str, alt: str, caption: str = "", width: int | None = No
     return f'<figure class="siutils-figure">{image}{below}</figure>'
 
 
+# Not by pandas' Styler: it gives each cell a class and each table a style element of its own.
 def table_html(frame: pd.DataFrame, caption: str = "") -> str:
-    """A table for reading: floats with four digits, numbers to the right, a dash for none.
+    """Writes a table for reading: floats with four digits, numbers right-aligned, a dash for none.
 
     >>> "<td>0.1741</td>" in table_html(pd.DataFrame({"si": [0.17406]}))
     True
@@ -247,7 +248,7 @@ def _column_title(name: object) -> str:
 
 
 def _formatted(column: pd.Series) -> list[str]:
-    """One decimal count for the whole column, so that the digits line up."""
+    """Formats a column with one number of decimals, so that the digits line up."""
     if pd.api.types.is_float_dtype(column):
         finite = [abs(float(v)) for v in column if math.isfinite(v)]
         largest = max(finite, default=0.0)
@@ -287,12 +288,12 @@ def _checked_name(argument: str, name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy and torch values as Python's, anything else as text."""
+    """Converts NumPy and torch values to Python's, anything else to text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _environment() -> dict[str, Any]:
-    """Peak memory, and what torch computes on; torch is asked only where the notebook uses it."""
+    """Returns peak memory, and torch's devices if the notebook uses torch."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     facts: dict[str, Any] = {
         "peak_memory_mb": peak // (2**20 if sys.platform == "darwin" else 1024)
@@ -309,7 +310,7 @@ def _environment() -> dict[str, Any]:
 
 
 def _show(mime: str, content: str, plain: str) -> None:
-    """Display in a notebook; outside of one there is nobody to show it to."""
+    """Displays content in a notebook; does nothing outside of one."""
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.display import display
 

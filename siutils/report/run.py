@@ -64,7 +64,7 @@ def run_report(
     timeout_s: float | None = None,
     progress: bool = True,
 ) -> Path:
-    """Run every notebook of a folder with one profile and write the HTML report.
+    """Runs every notebook of a folder with one profile and writes the HTML report.
 
     Args:
         profile: Name of a parameter file ``<notebooks>/profiles/<profile>.yml``.
@@ -118,7 +118,7 @@ def run_report(
 
 
 def notebook_folder(notebooks: str | Path | None = None) -> Path:
-    """The folder given, else that of the installed package, else that of the checkout.
+    """Returns the folder of notebooks: the argument, else the package's, else the checkout's.
 
     Raises:
         ParameterError: If it is missing or holds no notebook.
@@ -132,7 +132,7 @@ def notebook_folder(notebooks: str | Path | None = None) -> Path:
 
 
 def declared_in(folder: Path) -> dict[Path, dict[str, Parameter]]:
-    """The parameters that each notebook of a folder declares, in the order in which they run."""
+    """Reads the parameters that each notebook of a folder declares, in running order."""
     return {path: declared_parameters(path) for path in sorted(folder.glob("*.ipynb"))}
 
 
@@ -152,7 +152,7 @@ def _output_errors(target: Path) -> Iterator[None]:
 
 
 def _probe(target: Path) -> None:
-    """Create the folder and write a few KB, so that a full or read-only disk shows at once."""
+    """Creates the folder and writes a few KB, so that a full or read-only disk shows at once."""
     target.mkdir(parents=True, exist_ok=True)
     probe = target / f".probe.{os.getpid()}"
     try:
@@ -168,7 +168,7 @@ def _facts(
     runs: list[NotebookRun],
     state: dict[str, Any],
 ) -> dict[str, Any]:
-    """What ``run.json`` says."""
+    """Collects the content of ``run.json``."""
     places = [run.record.get("environment", {}) for run in runs]
     devices = dict.fromkeys(device for place in places for device in place.get("devices", []))
     finished = datetime.now(UTC)
@@ -214,7 +214,7 @@ def _frame(
 
 
 def _entry(run: NotebookRun, target: Path | None = None) -> Entry:
-    """What pages say of a notebook; with its results once it ran and ``target`` is given."""
+    """Collects what pages say about a notebook; its results, too, if there is a ``target``."""
     from siutils.report.pages import Entry
 
     figure = table = ""

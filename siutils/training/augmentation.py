@@ -14,7 +14,7 @@ from siutils.training.recipes import Recipe
 
 
 def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Shift, mirror and rotate each image by its own random draw, in one gather.
+    """Shifts, mirrors and rotates each image by its own random draw, in one gather.
 
     The order is the study's: crop from the zero-padded image, flip, rotate about the center with
     the nearest pixel; what comes from outside is black.
@@ -53,7 +53,7 @@ def _inside(row: Tensor, column: Tensor, height: int, width: int) -> Tensor:
 
 
 def _picked(images: Tensor, row: Tensor, column: Tensor, inside: Tensor) -> Tensor:
-    """The pixels at integer (N, H, W) positions, black where not `inside`."""
+    """Takes the pixels at integer (N, H, W) positions; black where not `inside`."""
     source = (row * images.shape[3] + column).where(inside, 0).flatten(1)[:, None]
     picked = images.flatten(2).gather(2, source.expand(-1, images.shape[1], -1))
     return picked.reshape(images.shape) * inside[:, None]

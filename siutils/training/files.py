@@ -67,7 +67,7 @@ class RunFiles:
             write_file(self.folder / "meta.json", json.dumps(facts, indent=2) + "\n")
 
     def save(self, last: dict[str, Any], best: dict[str, Any], finished: bool) -> None:
-        """Write what a new start needs, after an epoch; unless it is too soon after the last time.
+        """Writes what a new start needs, unless the last writing is too recent.
 
         Where writing takes more than 0.1 s, it waits until twenty times as much has passed. A run
         that is killed in between repeats some epochs.
@@ -89,7 +89,7 @@ class RunFiles:
         self._next_save = now + 20 * (now - start) if now - start > 0.1 else 0.0
 
     def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """`last` and `best` of an earlier start, or None."""
+        """Reads `last` and `best` of an earlier start; None if there was none."""
         if not (self.folder / "last.pt").exists():
             return None
         state = ("model", "average", "optimizer", "history")
@@ -99,9 +99,9 @@ class RunFiles:
         return last, load_checkpoint(self.folder / f"best{epoch}.pt", kept, self.device)
 
     def save_snapshot(self, epoch: int, weights: dict[str, torch.Tensor]) -> None:
-        """Keep the weights after an epoch; to be called before `save`."""
+        """Keeps the weights after an epoch; call it before `save`."""
         save_checkpoint({"model": weights}, self.folder / f"epoch{epoch}.pt")
 
     def snapshot(self, epoch: int) -> dict[str, torch.Tensor]:
-        """The weights after an epoch that was kept."""
+        """Reads the weights after an epoch that was kept."""
         return load_checkpoint(self.folder / f"epoch{epoch}.pt", ("model",), self.device)["model"]

@@ -49,10 +49,10 @@ def fit(
     progress: Callable[[str], None] | None = None,
     snapshots: dict[int, dict[str, Tensor]] | None = None,
 ) -> pd.DataFrame:
-    """Train a model in place; it ends in eval mode with the weights of the best epoch.
+    """Trains a model in place; it ends in eval mode with the weights of the best epoch.
 
-    That is the epoch of the highest validation accuracy, of several the last: its learning rate is
-    the lowest. With `recipe.average` it is the averaged weights that are validated and kept. The
+    The best epoch has the highest validation accuracy; among equal ones the last counts, which has
+    the lowest learning rate. With `recipe.average` the averaged weights are validated and kept. The
     model stays on the device, in channels-last layout, with `model.transform = transform`. On CUDA
     the forward pass runs in bfloat16. The device holds all training images, and augments them.
 
@@ -148,7 +148,7 @@ def fit(
 def evaluate(
     model: nn.Module, data: ImageSet, *, device: str | torch.device = "auto", batch_size: int = 256
 ) -> dict[str, float]:
-    """Cross-entropy and accuracy over all images, in eval mode, float32, with `model.transform`.
+    """Measures cross-entropy and accuracy over all images, in eval mode and float32.
 
     Returns:
         {"loss": mean cross-entropy in nats, "accuracy": share of correct images}.
@@ -236,7 +236,7 @@ def _in_bfloat16(device: torch.device) -> bool:
 
 
 def _batches(model: nn.Module, order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
-    """Batches in order; a last one of a single image is left out if there is BatchNorm."""
+    """Splits an order into batches; leaves out a last batch of one image if there is BatchNorm."""
     batches = order.split(batch_size)
     return batches[:-1] if len(batches[-1]) == 1 and _batchnorms(model) else batches
 
@@ -249,7 +249,7 @@ def _batchnorms(model: nn.Module) -> list[_BatchNorm]:
 def _estimate_batchnorm(
     model: nn.Module, images: Tensor, transform: Transform, batch_size: int
 ) -> None:
-    """Set the running statistics to their mean over batches of the given images."""
+    """Sets the running statistics of BatchNorm to their mean over batches of these images."""
     layers = [layer for layer in _batchnorms(model) if layer.track_running_stats]
     momenta = [layer.momentum for layer in layers]
     model.eval()
@@ -265,7 +265,7 @@ def _estimate_batchnorm(
 
 @contextmanager
 def _private_random_state(device: torch.device) -> Iterator[None]:
-    """What happens to torch's own generators (CPU, and the device) is undone afterwards."""
+    """Restores torch's own generators, of the CPU and the device, after the block."""
     if device.type != "cuda":
         with torch.random.fork_rng(devices=[]):
             yield
@@ -281,7 +281,7 @@ def _state(
     history: list[dict[str, Any]],
     recipe: Recipe,
 ) -> dict[str, Any]:
-    """What the next epoch starts from; after the last one only the history and the model."""
+    """Collects what the next epoch starts from; after the last, only history and model."""
     more = len(history) < recipe.epochs
     return {
         "model": model.state_dict(),
@@ -298,7 +298,7 @@ def _resume(
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """History and best weights of an earlier start; the others are set to its last state."""
+    """Restores the last state of an earlier start; returns its history and best weights."""
     stored = None if files is None else files.load()
     if stored is None:
         return [], {}

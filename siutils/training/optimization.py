@@ -12,7 +12,7 @@ from siutils.training.recipes import Recipe
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer; biases and BatchNorm are a group of their own where not decayed.
+    """Makes the recipe's optimizer; undecayed biases and BatchNorm form a group of their own.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
@@ -37,7 +37,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of a model's weights and buffers; see `Recipe.average`.
+    """Makes an exponential moving average of weights and buffers; see `Recipe.average`.
 
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> average = averaged_model(model, decay=0.99)

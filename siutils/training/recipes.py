@@ -110,7 +110,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def get_recipe(name: str, **changes: Any) -> Recipe:
-    """A recipe by name, with some fields changed.
+    """Returns a recipe by name, with fields changed.
 
     Raises:
         ValueError: unknown recipe or field, or a value that a recipe cannot have.
@@ -128,7 +128,7 @@ def get_recipe(name: str, **changes: Any) -> Recipe:
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The learning rate of a step, counted from 0 over the whole run.
+    """Computes the learning rate of a step; steps are counted from 0 over the whole run.
 
     Example:
         >>> study = RECIPES["study"]
