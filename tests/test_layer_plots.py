@@ -9,6 +9,7 @@ import pytest
 import torch
 from labeled_data import record_across
 from matplotlib.text import Text
+from rendering import assert_renders
 
 from siutils.figures import layers as layer_plots
 from siutils.layers.transitions import STATES, flows, paired_tests
@@ -39,6 +40,11 @@ FIGURES = {
     "flow_areas": lambda: layer_plots.flow_areas(FLOWS),
     "image_rows": lambda: layer_plots.image_rows(IMAGES, {"x": [3, 1], "y": []}, list("abcdef")),
 }
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_render_without_touching_the_global_style(name, tmp_path):
+    assert_renders(FIGURES[name], tmp_path)
 
 
 def test_lines_and_bands_are_those_of_the_table():

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from labeled_data import random_data
+from rendering import assert_renders
 
 from siutils import SeparationIndex
 from siutils.figures import networks as network_plots
@@ -38,6 +40,11 @@ FIGURES = {
     "transition_maps": lambda: network_plots.transition_maps(transitions()),
     "network_strips": lambda: network_plots.network_strips(STRIPS, IMAGES, CLASSES),
 }
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_render_without_touching_the_global_style(name, tmp_path):
+    assert_renders(FIGURES[name], tmp_path)
 
 
 def test_each_panel_of_the_ranking_has_its_networks_in_order_with_their_letters():

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import pytest
+from rendering import assert_renders
 
 from siutils import SeparationIndex
 from siutils.figures import plots
@@ -48,6 +50,11 @@ FIGURES = {
     "network_dots": lambda: plots.network_dots(dots()),
     "score_scatters": lambda: plots.score_scatters(SCATTER, {"si": "SI", "leep": "LEEP"}),
 }
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_render_without_touching_the_global_style(name, tmp_path):
+    assert_renders(FIGURES[name], tmp_path)
 
 
 def test_order_curves_draw_the_values_of_the_table():
