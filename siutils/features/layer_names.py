@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -187,9 +188,8 @@ def _used_once(model: nn.Module, names: list[str], inputs: Tensor) -> list[str]:
         with inference(model, inputs.device), torch.inference_mode():
             model(inputs)
     once = [(name, key) for name, key in good if uses[name] == 1]
-    before = [("", ""), *once]
     return [
         name
-        for (name, key), (last, same) in zip(once, before, strict=False)
-        if key != same or not last.startswith(f"{name}.")
+        for (inner, inner_key), (name, key) in pairwise([("", ""), *once])
+        if not (inner.startswith(f"{name}.") and inner_key == key)
     ]
