@@ -1,8 +1,4 @@
-"""Images in: digits, CIFAR-10/100, image folders; transforms; where data and caches lie; devices.
-
-Images are held in memory as an `ImageSet`, see `images`. That, the transforms, and the splits and
-subsets by seed of `sampling` are offered here as well.
-"""
+"""Data sets by name: digits, CIFAR-10/100, image folders, and how each is normalized."""
 
 import hashlib
 import http.client
@@ -16,21 +12,9 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import calculate_md5, check_integrity, extract_archive
 
-from siutils.core import balanced_subset, check_positive, data_dir, train_val_split
+from siutils.core import check_positive, data_dir, train_val_split
 from siutils.data.folders import find_images, is_divided
 from siutils.data.images import ImageSet, Transform
-
-__all__ = [
-    "DATASETS",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "ImageSet",
-    "Transform",
-    "balanced_subset",
-    "load_dataset",
-    "train_val_split",
-    "transform_for",
-]
 
 DATASETS = ("digits", "cifar10", "cifar100")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

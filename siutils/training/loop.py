@@ -30,9 +30,7 @@ from siutils.networks import inference, load_weights
 from siutils.training.augmentation import augment
 from siutils.training.files import RunFiles
 from siutils.training.optimization import averaged_model, make_optimizer
-from siutils.training.recipes import RECIPES, Recipe, get_recipe, learning_rate
-
-__all__ = ["RECIPES", "Recipe", "evaluate", "fit", "get_recipe"]
+from siutils.training.recipes import Recipe, get_recipe, learning_rate
 
 
 def fit(

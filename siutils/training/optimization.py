@@ -50,6 +50,7 @@ def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
 
     def update(old: Any, new: Any, steps: Any) -> None:
         most = (1 + int(steps)) / (10 + int(steps))
-        get_ema_multi_avg_fn(min(decay, most))(old, new, steps)
+        floats = old[0].is_floating_point()  # counts of batches are copied
+        get_ema_multi_avg_fn(min(decay, most) if floats else 0.0)(old, new, steps)
 
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
