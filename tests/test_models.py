@@ -2,14 +2,13 @@
 
 import hashlib
 import math
-import os
-from pathlib import Path
 
 import pytest
 import torch
 import torchvision.models as tvm
 from efficientnet_pytorch import EfficientNet
 from efficientnet_pytorch.utils import MemoryEfficientSwish
+from harmful import Harmful
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -215,19 +214,9 @@ def test_checkpoint_that_does_not_fit(tmp_path):
             create_model(name, classes, weights=path)
 
 
-class Payload:
-    """Unpickling this creates a folder: what a malicious checkpoint would do."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = str(target)
-
-    def __reduce__(self):
-        return os.mkdir, (self.target,)
-
-
 def test_malicious_checkpoint_is_refused(tmp_path):
     path, target = tmp_path / "evil.pt", tmp_path / "harm"
-    torch.save({"model": Payload(target)}, path)
+    torch.save({"model": Harmful(target)}, path)
     with pytest.raises(ValueError, match=r"evil\.pt is damaged, truncated or holds more than"):
         create_model("resnet18", 3, weights=path)
     assert not target.exists()
@@ -311,7 +300,7 @@ def test_imagenet_download_with_a_wrong_hash(checkpoints, monkeypatch, tmp_path)
 def test_imagenet_file_damaged_or_malicious(weights, file, checkpoints, tmp_path):
     for content, message in (
         (None, "is damaged"),
-        (Payload(tmp_path / "harm"), "is damaged, truncated or holds more than"),
+        (Harmful(tmp_path / "harm"), "is damaged, truncated or holds more than"),
         (create_model("resnet18", 3, seed=0).state_dict(), "does not fit efficientnet_b0"),
     ):
         torch.save(content, checkpoints / file)

@@ -8,10 +8,8 @@ import torch
 from torch import nn
 from training_runs import (
     AVERAGED,
-    CPU,
     HALF,
     QUICK,
-    Stop,
     assert_same_history,
     fitted,
     no_dropout,
@@ -24,13 +22,20 @@ from training_runs import (
 from siutils.core.splits import train_val_split
 from siutils.data.datasets import load_dataset, transform_for
 from siutils.networks.models import create_model
-from siutils.networks.modules import inference
 from siutils.training import loop as training
 from siutils.training.augmentation import augment
 from siutils.training.loop import evaluate, fit
 from siutils.training.recipes import get_recipe, learning_rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def batches(model, recipe=QUICK, **options):
+    """Trains a model and returns the inputs of its training steps."""
+    seen = []
+    model.register_forward_pre_hook(lambda m, x: seen.append(x[0].clone()) if m.training else None)
+    fitted(recipe, model=model, **options)
+    return seen
 
 
 # Training
@@ -55,29 +60,23 @@ def test_fit_learns_and_ends_with_the_best_weights_in_eval_mode():
 
 
 def test_each_epoch_has_the_learning_rates_of_its_own_steps():
-    _, history = fitted(dataclasses.replace(QUICK, schedule="one_cycle"))
     recipe = dataclasses.replace(QUICK, schedule="one_cycle")
+    _, history = fitted(recipe)
     rates = torch.tensor([learning_rate(recipe, step, 3, 4) for step in range(12)])
     assert history["lr"].tolist() == pytest.approx(rates.reshape(4, 3).mean(1).tolist())
 
 
 def test_each_epoch_has_its_own_order_of_images():
-    seen, model, still = [], small_net(), dataclasses.replace(QUICK, crop_padding=0, rotation=0)
-    model.register_forward_pre_hook(lambda m, x: seen.append(x[0].clone()) if m.training else None)
-    recipe = dataclasses.replace(still, batch_size=48, epochs=2, flip=False, bn_images=0)
-    fit(model, stripes(48), stripes(9), recipe, transform=HALF, device="cpu")
-    first, second = seen
-    assert not torch.equal(first, second)
-    in_order = [batch.sum((1, 2, 3)).sort().values for batch in seen]
+    recipe = dataclasses.replace(QUICK, crop_padding=0, rotation=0, flip=False, batch_size=48)
+    first, second = batches(small_net(), recipe, train=stripes(48), epochs=2)
+    assert not first.equal(second)
+    in_order = [batch.sum((1, 2, 3)).sort().values for batch in (first, second)]
     assert torch.allclose(*in_order)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_labels_decide_what_is_learned(optimizer):
-    recipe = dataclasses.replace(
-        QUICK, optimizer=optimizer, lr=0.05 if optimizer == "sgd" else 0.01, label_smoothing=0.1
-    )
-    model, _ = fitted(recipe)
+@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.05), ("adamw", 0.01)])
+def test_labels_decide_what_is_learned(optimizer, lr):
+    model, _ = fitted(dataclasses.replace(QUICK, optimizer=optimizer, lr=lr, label_smoothing=0.1))
     swapped = dataclasses.replace(stripes(30, seed=1), labels=2 - stripes(30).labels)
     assert evaluate(model, swapped, device="cpu")["accuracy"] < 0.5
 
@@ -104,8 +103,7 @@ def test_training_is_a_function_of_the_seed_and_leaves_the_global_generator_alon
     again, history_again = fitted()
     assert same_weights(model, again)
     assert_same_history(history, history_again)
-    other, _ = fitted(seed=1)
-    assert not same_weights(model, other)
+    assert not same_weights(model, fitted(seed=1)[0])
 
 
 def test_batchnorm_statistics_are_those_of_the_final_weights():
@@ -149,7 +147,7 @@ def test_an_epoch_is_that_of_its_definition():
         for name, value in oracle.state_dict().items():
             average[name] = decay * average[name] + (1 - decay) * value
     val = stripes(9, seed=1)
-    history = fit(model, train, val, recipe, transform=HALF, device="cpu", seed=7)
+    _, history = fitted(recipe, model=model, train=train, val=val, seed=7)
     for name, value in model.state_dict().items():
         if value.is_floating_point():
             assert torch.allclose(value, average[name], atol=1e-5), name
@@ -160,10 +158,8 @@ def test_an_epoch_is_that_of_its_definition():
 
 
 def test_batches_and_weights_are_channels_last():
-    seen, model = [], no_dropout()
-    model.register_forward_pre_hook(lambda m, x: seen.append(x[0]) if m.training else None)
-    fit(model, stripes(32), stripes(9), AVERAGED, transform=HALF, epochs=1, device="cpu")
-    for tensor in (*seen, model[0].weight):
+    model = no_dropout()
+    for tensor in (*batches(model, AVERAGED, epochs=1), model[0].weight):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -173,7 +169,7 @@ def test_bfloat16_learns_with_float32_weights(monkeypatch):
     monkeypatch.setattr(training, "_in_bfloat16", lambda device: True)
     dtypes, model = [], small_net()
     model[0].register_forward_hook(lambda m, x, out: dtypes.append((m.training, out.dtype)))
-    history = fit(model, stripes(49), stripes(30, seed=1), QUICK, transform=HALF, device="cpu")
+    _, history = fitted(model=model)
     assert history["val_accuracy"].max() > 0.9
     assert (True, torch.bfloat16) in dtypes
     assert (False, torch.bfloat16) not in dtypes
@@ -184,65 +180,49 @@ def test_bfloat16_learns_with_float32_weights(monkeypatch):
 # Wrong inputs
 
 
+FOUR = stripes(20, classes=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train": FOUR}, r"labels of train run from 0 to 3.*3 outputs"),
+        ({"val": FOUR}, r"labels of val run from 0 to 3.*3 outputs"),
+        ({"recipe": dataclasses.replace(QUICK, batch_size=1)}, r"BatchNorm.*batch_size=1"),
+        ({"train": stripes(1)}, r"BatchNorm.*1 training images"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        fitted(**options)
+
+
+def test_what_cannot_be_evaluated_is_refused():
+    model = small_net()
+    with pytest.raises(ValueError, match=r"model\.transform is not set"):
+        evaluate(model, stripes(9), device="cpu")
+    model.transform = HALF
+    with pytest.raises(ValueError, match=r"labels of data run from 0 to 3.*3 outputs"):
+        evaluate(model, FOUR, device="cpu")
+
+
 def test_a_loss_that_is_not_finite_stops_the_run():
     with pytest.raises(RuntimeError, match=r"loss is (nan|inf) in epoch \d at a learning rate of"):
         fitted(dataclasses.replace(QUICK, lr=1e30))
 
 
-def test_labels_without_an_output_are_refused():
-    with pytest.raises(ValueError, match=r"labels of train run from 0 to 3.*3 outputs"):
-        fitted(train=stripes(20, classes=4))
-    with pytest.raises(ValueError, match=r"labels of val run from 0 to 3.*3 outputs"):
-        fitted(val=stripes(20, classes=4))
-    model = small_net()
-    model.transform = HALF
-    with pytest.raises(ValueError, match=r"labels of data run from 0 to 3.*3 outputs"):
-        evaluate(model, stripes(20, classes=4), device="cpu")
-
-
-def test_batches_of_one_image_and_models_without_transform_are_refused():
-    with pytest.raises(ValueError, match=r"BatchNorm.*batch_size=1"):
-        fitted(dataclasses.replace(QUICK, batch_size=1))
-    with pytest.raises(ValueError, match=r"BatchNorm.*1 training images"):
-        fitted(train=stripes(1))
-    with pytest.raises(ValueError, match=r"model\.transform is not set"):
-        evaluate(small_net(), stripes(9), device="cpu")
-
-
 def test_a_last_batch_of_one_image_is_left_out_only_because_of_batchnorm():
-    seen = []
-    model = small_net()
-    model.register_forward_pre_hook(lambda m, x: seen.append(len(x[0])) if m.training else None)
-    fit(model, stripes(33), stripes(9), QUICK, transform=HALF, epochs=1, device="cpu")
-    assert seen == [16, 16]
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
-    seen.clear()
-    model.register_forward_pre_hook(lambda m, x: seen.append(len(x[0])) if m.training else None)
-    fit(model, stripes(33), stripes(9), QUICK, transform=HALF, epochs=1, device="cpu")
-    assert seen == [16, 16, 1]
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    for model, sizes in ((small_net(), [16, 16]), (plain, [16, 16, 1])):
+        assert [len(x) for x in batches(model, train=stripes(33), epochs=1)] == sizes
 
 
-# Devices
-
-
-def test_inference_restores_modes_also_after_an_error():
-    model = small_net().train()
-    model[4].eval()
-
-    def failing():
-        with inference(model, CPU):
-            assert not any(m.training for m in model.modules())
-            raise Stop
-
-    with pytest.raises(Stop):
-        failing()
-    assert [m.training for m in model] == [True, True, True, True, False, True]
+# Devices, a real network
 
 
 @pytest.mark.cuda
 def test_training_on_cuda_learns_and_resumes(tmp_path):
-    with pytest.raises(Stop):
-        fitted(cache=tmp_path, device="cuda", progress=stop_after(2))
+    stop_after(2, cache=tmp_path, device="cuda")
     model, history = fitted(cache=tmp_path, device="cuda")
     assert history["val_accuracy"].max() > 0.9
     assert next(model.parameters()).is_cuda

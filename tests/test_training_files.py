@@ -1,6 +1,7 @@
 """Checkpoints: exact resume after a stop or a kill, damaged files, full disks, keys of runs."""
 
 import dataclasses
+import io
 import os
 import pickle
 import platform
@@ -15,12 +16,11 @@ import pandas as pd
 import pytest
 import torch
 from full_disk import largest_file
+from harmful import Harmful
 from training_runs import (
     AVERAGED,
     CPU,
-    HALF,
     QUICK,
-    Stop,
     assert_same_history,
     fitted,
     run_folder,
@@ -35,7 +35,7 @@ from siutils.core.files import replacing
 from siutils.core.keys import fingerprint
 from siutils.data.images import Transform
 from siutils.training import files as training_files
-from siutils.training.loop import evaluate, fit
+from siutils.training.loop import evaluate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,8 +54,7 @@ RESUMED = {
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_a_stopped_run_resumes_exactly(tmp_path, epoch, recipe):
     straight, expected = fitted(recipe)
-    with pytest.raises(Stop):
-        fitted(recipe, tmp_path, progress=stop_after(epoch))
+    stop_after(epoch, recipe, cache=tmp_path)
     lines = []
     resumed, history = fitted(recipe, tmp_path, progress=lines.append)
     assert 4 - epoch <= len(lines) < 4  # more where writing was slow
@@ -72,18 +71,15 @@ def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
     assert not again.training
     pd.testing.assert_frame_equal(history, loaded)
     folder = run_folder(tmp_path)
+    best = history["epoch"][history["val_accuracy"] == history["val_accuracy"].max()].max()
     files = sorted(path.name for path in folder.iterdir())
-    epoch = max(history["epoch"][history["val_accuracy"] == history["val_accuracy"].max()])
-    assert files == [f"best{epoch}.pt", "history.csv", "last.pt", "meta.json"]
+    assert files == [f"best{best}.pt", "history.csv", "last.pt", "meta.json"]
     pd.testing.assert_frame_equal(pd.read_csv(folder / "history.csv"), history)
-    best = load_checkpoint(folder / f"best{epoch}.pt", ("model",), CPU)
-    assert best["val_accuracy"] == history["val_accuracy"].max()
 
 
 def test_the_best_epoch_is_one_of_the_history_that_is_gone_on_from(tmp_path):
     """A better one of a later epoch, whose last.pt was not written any more, does not count."""
-    with pytest.raises(Stop):
-        fitted(cache=tmp_path, progress=stop_after(2))
+    stop_after(2, cache=tmp_path)
     folder = run_folder(tmp_path)
     [best] = folder.glob("best*.pt")
     ahead = torch.load(best, weights_only=True) | {"epoch": 3, "val_accuracy": 2.0}
@@ -95,52 +91,46 @@ def test_the_best_epoch_is_one_of_the_history_that_is_gone_on_from(tmp_path):
 
 
 def test_snapshots_hold_the_weights_after_their_epochs(tmp_path):
-    model, history = fitted(recipe=QUICK)
+    model, history = fitted()
     for cache in (None, tmp_path, tmp_path):  # the last one is loaded
         snapshots = {2: {}, 4: {}}
         same, again = fitted(cache=cache, snapshots=snapshots)
         assert same_weights(model, same)
         assert_same_history(history, again)
         for epoch, weights in snapshots.items():
-            copy = small_net()
-            copy.load_state_dict(weights)
-            copy.transform = HALF
-            accuracy = evaluate(copy, stripes(30, seed=1), device="cpu")["accuracy"]
+            same.load_state_dict(weights)
+            accuracy = evaluate(same, stripes(30, seed=1), device="cpu")["accuracy"]
             assert accuracy == history["val_accuracy"][epoch - 1]
-    assert not torch.equal(snapshots[2]["0.weight"], snapshots[4]["0.weight"])
-    stopped = {2: {}, 4: {}}
-    with pytest.raises(Stop):
-        fitted(cache=tmp_path / "stopped", snapshots=stopped, progress=stop_after(3))
-    assert (len(stopped[2]), len(stopped[4])) == (len(snapshots[2]), 0)
-    resumed = {2: {}, 4: {}}
+    assert not snapshots[2]["0.weight"].equal(snapshots[4]["0.weight"])
+    stopped, resumed = {2: {}, 4: {}}, {2: {}, 4: {}}
+    stop_after(3, cache=tmp_path / "stopped", snapshots=stopped)
+    assert stopped[2].keys() == snapshots[2].keys()
+    assert stopped[4] == {}
     fitted(cache=tmp_path / "stopped", snapshots=resumed)
     for epoch in (2, 4):
-        assert all(torch.equal(resumed[epoch][k], v) for k, v in snapshots[epoch].items())
+        assert all(resumed[epoch][k].equal(value) for k, value in snapshots[epoch].items())
     with pytest.raises(ValueError, match="keys from 1 to 4, got 5"):
         fitted(snapshots={5: {}})
 
 
 def test_whatever_changes_the_result_is_another_run(tmp_path):
     train, val = stripes(49), stripes(30, seed=1)
-    other_image = train.images.clone()
-    other_image[3, 0, 0, 0] ^= 1
-    other_labels = val.labels.clone()
-    other_labels[0] = 1
+    images, labels = train.images.clone(), val.labels.clone()
+    images[3, 0, 0, 0] ^= 1
+    labels[0] = 1
     variants = [
         {},
         {"seed": 1},
         {"epochs": 1},
         {"recipe": dataclasses.replace(QUICK, lr=0.04)},
         {"transform": Transform((0.4,) * 3, (0.5,) * 3)},
-        {"train": dataclasses.replace(train, images=other_image)},
-        {"val": dataclasses.replace(val, labels=other_labels)},
+        {"train": dataclasses.replace(train, images=images)},
+        {"val": dataclasses.replace(val, labels=labels)},
+        {"model": small_net(seed=1)},
     ]
     for number, options in enumerate(variants, start=1):
-        fitted(**{"cache": tmp_path, "train": train, "val": val} | options)
+        fitted(cache=tmp_path, **options)
         assert len(list((tmp_path / "training").iterdir())) == number
-    model = small_net(seed=1)
-    fit(model, train, val, QUICK, transform=HALF, device="cpu", cache=tmp_path)
-    assert len(list((tmp_path / "training").iterdir())) == len(variants) + 1
 
 
 def test_where_writing_is_slow_only_some_epochs_are_stored(tmp_path, monkeypatch):
@@ -148,12 +138,15 @@ def test_where_writing_is_slow_only_some_epochs_are_stored(tmp_path, monkeypatch
         time.sleep(0.1)
         save_checkpoint(content, path)
 
+    def stored():
+        path = run_folder(tmp_path) / "last.pt"
+        return len(load_checkpoint(path, ("history",), CPU)["history"])
+
     monkeypatch.setattr(training_files, "save_checkpoint", slowly)
-    with pytest.raises(Stop):
-        fitted(AVERAGED, tmp_path, progress=stop_after(3))
-    assert len(load_checkpoint(run_folder(tmp_path) / "last.pt", ("history",), CPU)["history"]) == 1
+    stop_after(3, AVERAGED, cache=tmp_path)
+    assert stored() == 1
     resumed, history = fitted(AVERAGED, tmp_path)
-    assert len(load_checkpoint(run_folder(tmp_path) / "last.pt", ("history",), CPU)["history"]) == 4
+    assert stored() == 4
     straight, expected = fitted(AVERAGED)
     assert same_weights(straight, resumed)
     assert_same_history(history, expected)
@@ -189,31 +182,25 @@ def test_a_run_killed_at_any_moment_finishes_with_the_same_weights(tmp_path, nam
 # Damaged files, full disks, wrong inputs
 
 
-class Evil:
-    def __reduce__(self):
-        return os.mkdir, ("pwned",)
-
-
 @pytest.mark.parametrize("name", ["last.pt", "best*.pt"])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "malicious", "missing key"])
-def test_a_damaged_checkpoint_is_refused(tmp_path, monkeypatch, name, damage):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(Stop):
-        fitted(cache=tmp_path, progress=stop_after(2))
+def test_a_damaged_checkpoint_is_refused(tmp_path, name, damage):
+    stop_after(2, cache=tmp_path)
     [path] = run_folder(tmp_path).glob(name)
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-200])
-    elif damage == "empty":
-        path.write_bytes(b"")
-    elif damage == "malicious":
-        path.write_bytes(pickle.dumps(Evil(), protocol=2))
-    else:
-        torch.save({"weights": torch.zeros(1)}, path)
+    content, other = path.read_bytes(), io.BytesIO()
+    torch.save({"weights": torch.zeros(1)}, other)
+    damaged = {
+        "truncated": content[:-200],
+        "empty": b"",
+        "malicious": pickle.dumps(Harmful(tmp_path / "harm"), protocol=2),
+        "missing key": other.getvalue(),
+    }
+    path.write_bytes(damaged[damage])
     with pytest.raises(RuntimeError) as error:
         fitted(cache=tmp_path)
     assert str(path) in str(error.value)
     assert f"Delete the folder {path.parent}" in str(error.value)
-    assert not Path("pwned").exists()
+    assert not (tmp_path / "harm").exists()
 
 
 def test_a_full_disk_is_one_clear_error_and_the_old_checkpoint_is_intact(tmp_path):
@@ -235,39 +222,28 @@ def test_a_cache_that_is_no_folder_is_one_clear_error(tmp_path):
 
 
 def test_what_a_killed_run_left_is_removed_later(tmp_path):
-    here = platform.node()
+    here, me = platform.node(), os.getpid()
     with subprocess.Popen(["true"]) as process:
         pass
-    dead, mine = f"a.pt.{here}.{process.pid}.tmp", f"a.pt.{here}.{os.getpid()}.tmp"
-    older = f"b.pt.{here}.{os.getpid()}.tmp"  # of another process that had this number
-    for name in ("a.pt.else.where.1.tmp", "a.pt.elsewhere.2.tmp", dead, mine, f"{here}.x.tmp"):
+    hours = {  # since it was written; a number of a process is used again after a while
+        "a.pt.else.where.1.tmp": 1,
+        f"a.pt.{here}.{process.pid}.tmp": 0,
+        f"b.pt.{here}.{me}.tmp": 25,
+    }
+    kept = {"a.pt.elsewhere.2.tmp": 0, f"a.pt.{here}.{me}.tmp": 1, f"{here}.x.tmp": 0}
+    for name, age in (hours | kept).items():
         (tmp_path / name).write_text("")
-    (tmp_path / older).write_text("")
-    for old, hours in (("a.pt.else.where.1.tmp", 1), (mine, 1), (older, 25)):
-        os.utime(tmp_path / old, (time.time() - 3600 * hours,) * 2)
+        os.utime(tmp_path / name, (time.time() - 3600 * age,) * 2)
     save_checkpoint({}, tmp_path / "last.pt")
-    left = {path.name for path in tmp_path.glob("*.tmp")}
-    assert left == {"a.pt.elsewhere.2.tmp", mine, f"{here}.x.tmp"}
+    assert {path.name for path in tmp_path.glob("*.tmp")} == kept.keys()
 
 
 def test_fingerprint_tells_apart_what_differs(tmp_path):
     file = tmp_path / "a"
     file.write_text("x")
-    things = [
-        (torch.zeros(4),),
-        (torch.zeros(2, 2),),
-        (torch.zeros(4, dtype=torch.int32),),
-        (torch.zeros(2), torch.zeros(2)),
-        ({"a": torch.zeros(4)},),
-        ({"b": torch.zeros(4)},),
-        ("ab", "c"),
-        ("a", "bc"),
-        (("a", "bc"),),
-        (1,),
-        ("1",),
-        (file,),
-        (str(file),),
-    ]
+    things = [(torch.zeros(4),), (torch.zeros(2, 2),), (torch.zeros(4, dtype=torch.int32),)]
+    things += [(torch.zeros(2), torch.zeros(2)), ({"a": torch.zeros(4)},), ({"b": torch.zeros(4)},)]
+    things += [("ab", "c"), ("a", "bc"), (("a", "bc"),), (1,), ("1",), (file,), (str(file),)]
     assert len({fingerprint(*thing) for thing in things}) == len(things)
     channels_last = torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     assert fingerprint(channels_last) == fingerprint(channels_last.contiguous())

@@ -1,6 +1,7 @@
 """Short trainings of a small network on striped images, shared by the tests of training."""
 
 import pandas as pd
+import pytest
 import torch
 from torch import nn
 
@@ -40,8 +41,7 @@ def small_net(classes=3, seed=0):
 
 
 def no_dropout():
-    net = small_net()
-    return nn.Sequential(*net[:4], net[5])
+    return nn.Sequential(*(m for m in small_net() if not isinstance(m, nn.Dropout)))
 
 
 def same_weights(a, b):
@@ -53,23 +53,26 @@ def assert_same_history(a, b):
     pd.testing.assert_frame_equal(a.drop(columns="seconds"), b.drop(columns="seconds"))
 
 
-def fitted(recipe=QUICK, cache=None, seed=0, train=None, val=None, **options):
-    model = small_net()
-    options = {"transform": HALF, "device": "cpu", "cache": cache, "seed": seed} | options
-    history = fit(model, train or stripes(49), val or stripes(30, seed=1), recipe, **options)
-    return model, history
+def fitted(recipe=QUICK, cache=None, model=None, train=None, val=None, **options):
+    """Trains a small network; returns it and the history."""
+    model, val = model or small_net(), val or stripes(30, seed=1)
+    options = {"transform": HALF, "device": "cpu", "cache": cache} | options
+    return model, fit(model, train or stripes(49), val, recipe, **options)
 
 
 class Stop(Exception):
     pass
 
 
-def stop_after(epoch):
+def stop_after(epoch, recipe=QUICK, **options):
+    """Trains as `fitted` does, until the line about an epoch."""
+
     def progress(line):
         if line.startswith(f"epoch {epoch}/"):
             raise Stop
 
-    return progress
+    with pytest.raises(Stop):
+        fitted(recipe, progress=progress, **options)
 
 
 def run_folder(cache):
