@@ -6,8 +6,7 @@ from torch import nn
 from siutils.data.images import Transform
 
 HALF = Transform((0.5,) * 3, (0.5,) * 3)
-LAYERS = [str(i) for i in range(8)]
-LAYERS += ["3.relu", "3.conv", "3.bn", "3.side", "3.pair", ""]
+LAYERS = [*map(str, range(8)), "3.relu", "3.conv", "3.bn", "3.side", "3.pair", ""]
 
 
 class Block(nn.Module):
@@ -80,19 +79,16 @@ def first(output):
 
 def by_hooks(model, inputs, layers):
     """The oracle: all images at once, a hook per layer that copies; the last use wins."""
-    found, modules, modes = {}, dict(model.named_modules()), [m.training for m in model.modules()]
-    hooks = [
-        modules[name].register_forward_hook(
-            lambda _, __, output, name=name: found.update({name: first(output).detach().clone()})
-        )
-        for name in layers
-    ]
+    found = {}
+
+    def keep(name):
+        return lambda _, __, output: found.update({name: first(output).detach().clone()})
+
+    hooks = [model.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
     with torch.no_grad():
         model.eval()(inputs)
     for hook in hooks:
         hook.remove()
-    for module, mode in zip(model.modules(), modes, strict=True):
-        module.training = mode
     return {name: output.reshape(len(inputs), -1) for name, output in found.items()}
 
 

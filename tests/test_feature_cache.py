@@ -39,27 +39,25 @@ def test_cached_layers_are_not_computed_again(tmp_path):
 
 
 def test_whatever_changes_the_features_is_computed_again(tmp_path):
-    def folders():
+    model, images, options = network(), pictures(), {"device": "cpu", "cache": tmp_path}
+
+    def folders(**more):
+        extract_features(model, images, **options, **more)
         return len(list((tmp_path / "features").iterdir()))
 
-    model, images = network(), pictures()
-    extract_features(model, images, device="cpu", cache=tmp_path)
+    assert folders() == 1
     with torch.no_grad():
         model[1].running_mean[0] += 1e-3
-    changed = extract_features(model, images, device="cpu", cache=tmp_path)
     assert folders() == 2
+    changed = extract_features(model, images, **options)
     assert close(changed, by_hooks(model, HALF(images), ["4"]))
     images[0, 0, 0, 0] ^= 1
-    extract_features(model, images, device="cpu", cache=tmp_path)
     assert folders() == 3
-    other = Transform((0.1,) * 3, (0.2,) * 3)
-    extract_features(model, images, device="cpu", cache=tmp_path, transform=other)
-    assert folders() == 4
+    assert folders(transform=Transform((0.1,) * 3, (0.2,) * 3)) == 4
     model[0].stride = (2, 2)  # same weights, another network
-    extract_features(model, images, device="cpu", cache=tmp_path)
     assert folders() == 5
     with pytest.raises(ValueError, match=r"transform whose repr\(\) says what it does"):
-        extract_features(model, images, device="cpu", cache=tmp_path, transform=lambda x: x / 255)
+        folders(transform=lambda x: x / 255)
 
 
 SCALED = """
@@ -88,23 +86,21 @@ def test_the_code_of_a_class_and_buffers_that_are_not_stored_belong_to_the_key(
     assert found == [1, 2, 6]
 
 
-def only_file(folder):
-    (path,) = (path for path in folder.rglob("*") if path.is_file())
-    return path
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "other shape", "pickle"])
 def test_a_damaged_cache_file_is_one_clear_error(tmp_path, damage):
     extract_features(network(), pictures(), device="cpu", cache=tmp_path)
-    path = only_file(tmp_path)
+    [path] = files(tmp_path)
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-8])
     elif damage == "empty":
         path.write_bytes(b"")
-    elif damage == "other shape":
-        np.save(path, np.zeros((3, 4), np.float32))
     else:
-        np.save(path, np.array([{}]), allow_pickle=True)
+        other = np.zeros((3, 4), np.float32) if damage == "other shape" else np.array([{}])
+        np.save(path, other, allow_pickle=True)
     with pytest.raises(RuntimeError, match=r"cannot read the features .*4\.npy.*Delete this file"):
         extract_features(network(), pictures(), device="cpu", cache=tmp_path)
 
@@ -115,19 +111,17 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_file(tmp_path):
     with largest_file(100_000), failure as error:
         extract_features(model, images, ["2", "3"], device="cpu", cache=tmp_path)
     assert str(error.value).count("cannot write") == 1
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files(tmp_path) == []
     assert model.training
 
 
 def test_a_model_that_fails_half_way_leaves_no_file(tmp_path):
-    model, calls = network(), []
-
-    def fail_at_third(*_):
-        calls.append(1)
-        if len(calls) == 3:
+    def fail_at_the_end(module, inputs):
+        if len(inputs[0]) < 5:
             raise RuntimeError("half way")
 
-    model.register_forward_pre_hook(fail_at_third)
+    model = network()
+    model.register_forward_pre_hook(fail_at_the_end)
     with pytest.raises(RuntimeError, match="half way"):
         extract_features(model, pictures(), ["2"], batch_size=5, device="cpu", cache=tmp_path)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files(tmp_path) == []
