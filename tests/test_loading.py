@@ -1,11 +1,13 @@
 """Each format gives back what was written; what is missing or unsafe is one error with the file."""
 
 import pickle
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from harmful import Harmful
 
 from siutils.core.array_files import InputError, label_codes, read_features, read_labels
 
@@ -76,33 +78,25 @@ def test_class_names_become_codes_shared_by_both_sets():
     assert label_codes(Y)[0] is Y
 
 
-class Harmful:
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('code was run')",))
-
-
-def make_bad(path, kind):
-    if kind == "pickle":
-        torch.save({"features": Harmful()}, path)
-    elif kind == "objects":
-        np.save(path, np.array([Harmful()], dtype=object), allow_pickle=True)
-    elif kind == "plain pickle":
-        path.write_bytes(pickle.dumps(Harmful()))
-    elif kind == "list":
-        torch.save([torch.zeros(2)], path)
-    else:
-        path.write_text(kind)
+BAD = {  # what else than a text to write into a file
+    "list": lambda path: torch.save([torch.zeros(2)], path),
+    "saved pickle": lambda path: torch.save({"features": Harmful(path.parent / "harm")}, path),
+    "plain pickle": lambda path: path.write_bytes(pickle.dumps(Harmful(path.parent / "harm"))),
+    "objects": lambda path: np.save(path, np.array([Harmful(path.parent / "harm")])),
+    "other names": lambda path: np.savez(path, x=X, y=Y),
+}
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "message"),
+    ("name", "content", "message"),
     [
-        ("a.pt", "pickle", "more than arrays in it; nothing was run"),
+        ("a.pt", "saved pickle", "more than arrays in it; nothing was run"),
         ("a.pt", "plain pickle", "more than arrays in it; nothing was run"),
         ("a.pt", "list", "a tensor or a dict of tensors was expected, got list"),
         ("a.npy", "objects", "cannot be read: Array can't be memory-mapped: Python objects"),
         ("a.npy", "nonsense", "cannot be read"),
         ("a.npz", "nonsense", "cannot be read"),
+        ("a.npz", "other names", "no features in it; it holds 'x', 'y'"),
         ("a.csv", "", "cannot be read: No columns to parse"),
         ("a.csv", "1,2\n3,4\n", "the first line must name the columns, but holds numbers"),
         ("a.csv", "a,b,label\n1,x,0\n", "column 'b' must be numeric"),
@@ -111,23 +105,19 @@ def make_bad(path, kind):
         ("a.txt", "1 2 3", "the suffix must be one of .npz, .npy, .pt, .parquet, .csv"),
     ],
 )
-def test_what_cannot_be_read_is_one_error_that_names_the_file(tmp_path, name, kind, message):
-    make_bad(tmp_path / name, kind)
+def test_what_cannot_be_read_is_one_error_that_names_the_file(tmp_path, name, content, message):
+    path = tmp_path / name
+    BAD.get(content, lambda path: path.write_text(content))(path)
     with pytest.raises(InputError) as caught:
-        read_features(tmp_path / name)
-    assert str(caught.value).startswith(f"{tmp_path / name}: ")
+        read_features(path)
+    assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_other_names_in_an_archive_are_listed(tmp_path):
-    np.savez(tmp_path / "a.npz", x=X, y=Y)
-    with pytest.raises(InputError, match="no features in it; it holds 'x', 'y'"):
-        read_features(tmp_path / "a.npz")
+    assert not (tmp_path / "harm").exists()
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"a\.parquet: .*pip install pyarrow"):
         read_features(tmp_path / "a.parquet")

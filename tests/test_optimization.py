@@ -1,10 +1,10 @@
-"""Optimizer and average of the weights against their definitions, step by step."""
+"""Optimizers against their definitions, step by step; averages: `test_training`."""
 
 import pytest
 import torch
 from torch import nn
 
-from siutils.training.optimization import averaged_model, make_optimizer
+from siutils.training.optimization import make_optimizer
 from siutils.training.recipes import get_recipe
 
 
@@ -45,23 +45,3 @@ def test_adamw_decays_only_weights_where_the_recipe_says_so():
     make_optimizer(model, recipe).step()
     for p in model.parameters():
         assert torch.allclose(p, torch.tensor(0.95 if p.ndim > 1 else 1.0))
-
-
-def test_the_average_forgets_exponentially_and_holds_batchnorm_too():
-    model = network()
-    average = averaged_model(model, decay=0.25)
-    expected = {name: value.double() for name, value in model.state_dict().items()}
-    for step in range(4):
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(torch.randn_like(p))
-        model(torch.randn(5, 3, 4, 4))  # new statistics of BatchNorm
-        average.update_parameters(model)
-        decay = (0.0, 2 / 11, 0.25, 0.25)[step]  # the first step is copied
-        for name, value in model.state_dict().items():
-            expected[name] = decay * expected[name] + (1 - decay) * value.double()
-    assert int(average.module[1].num_batches_tracked) == 4
-    for name, value in average.module.state_dict().items():
-        if value.is_floating_point():
-            assert torch.allclose(value.double(), expected[name], atol=1e-6), name
-            assert not torch.equal(value, model.state_dict()[name]), name
