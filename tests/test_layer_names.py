@@ -6,7 +6,6 @@ import torchvision.models as tvm
 from torch import nn
 
 from siutils.features.layer_names import layer_names
-from siutils.networks.models import create_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -16,8 +15,8 @@ def build(name, **options):
         return getattr(tvm, name)(**options)
 
 
-def blocks_of_class(model, *classes):
-    return [n for n, m in model.named_modules() if type(m).__name__ in classes]
+def blocks_of_class(model, *classes, prefix=""):
+    return [n for n, m in model.named_modules(prefix=prefix) if type(m).__name__ in classes]
 
 
 def test_efficientnet_has_its_8_stages_and_42_blocks():
@@ -29,8 +28,8 @@ def test_efficientnet_has_its_8_stages_and_42_blocks():
 
 
 def test_resnet_has_stem_stages_and_basic_blocks():
-    model = create_model("resnet18", num_classes=5, seed=0)
-    stages = [f"layer{i}" for i in (1, 2, 3, 4)]
+    model = build("resnet18")
+    stages = ["layer1", "layer2", "layer3", "layer4"]
     assert layer_names(model) == ["maxpool", *stages, "avgpool"]
     assert layer_names(model, "blocks") == ["relu", *blocks_of_class(model, "BasicBlock")]
     model.global_pool = model.avgpool  # as timm calls it
@@ -40,9 +39,9 @@ def test_resnet_has_stem_stages_and_basic_blocks():
 
 def test_vgg_has_pools_as_stages_and_conv_bn_relu_as_blocks():
     model = build("vgg16_bn")
-    kinds = {f"features.{i}": type(m) for i, m in enumerate(model.features)}
-    assert layer_names(model) == [n for n, kind in kinds.items() if kind is nn.MaxPool2d]
-    assert layer_names(model, "blocks") == [n for n, kind in kinds.items() if kind is nn.ReLU]
+    assert layer_names(model) == blocks_of_class(model.features, "MaxPool2d", prefix="features")
+    blocks = blocks_of_class(model.features, "ReLU", prefix="features")
+    assert layer_names(model, "blocks") == blocks
     assert len(layer_names(build("vgg11"), "blocks")) == 8
 
 
@@ -58,8 +57,7 @@ def test_vgg_has_pools_as_stages_and_conv_bn_relu_as_blocks():
     ],
 )
 def test_blocks_of_other_networks_are_their_repeated_parts(name, blocks):
-    options = {"init_weights": False} if name == "googlenet" else {}
-    model = build(name, **options)
+    model = build(name, **{"init_weights": False} if name == "googlenet" else {})
     assert set(blocks_of_class(model, *blocks)) <= set(layer_names(model, "blocks"))
     found = layer_names(model, "blocks", torch.empty(2, 3, 224, 224, device="meta"))
     assert not any("aux" in n for n in found)  # unused in eval mode
@@ -72,20 +70,8 @@ class TokensLikeTimm(nn.Module):
     def __init__(self):
         super().__init__()
         self.embed = nn.Conv2d(3, 4, 2, 2)
-        self.blocks = nn.Sequential(Residual(), Residual())
+        self.blocks = nn.Sequential(*(nn.TransformerEncoderLayer(4, 1, 8) for _ in range(2)))
         self.norm = nn.LayerNorm(4)
-
-    def forward(self, x):
-        return self.norm(self.blocks(self.embed(x).flatten(2).transpose(1, 2)))
-
-
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-
-    def forward(self, x):
-        return x + self.inner(x)
 
 
 def test_the_only_container_is_opened():

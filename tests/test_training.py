@@ -19,13 +19,10 @@ from training_runs import (
     stripes,
 )
 
-from siutils.core.splits import train_val_split
-from siutils.data.datasets import load_dataset, transform_for
-from siutils.networks.models import create_model
 from siutils.training import loop as training
 from siutils.training.augmentation import augment
-from siutils.training.loop import evaluate, fit
-from siutils.training.recipes import get_recipe, learning_rate
+from siutils.training.loop import evaluate
+from siutils.training.recipes import learning_rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -74,11 +71,9 @@ def test_each_epoch_has_its_own_order_of_images():
     assert torch.allclose(*in_order)
 
 
-@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.05), ("adamw", 0.01)])
-def test_labels_decide_what_is_learned(optimizer, lr):
-    model, _ = fitted(dataclasses.replace(QUICK, optimizer=optimizer, lr=lr, label_smoothing=0.1))
-    swapped = dataclasses.replace(stripes(30, seed=1), labels=2 - stripes(30).labels)
-    assert evaluate(model, swapped, device="cpu")["accuracy"] < 0.5
+def test_adamw_learns_too():
+    _, history = fitted(dataclasses.replace(QUICK, optimizer="adamw", lr=0.01, label_smoothing=0.1))
+    assert history["val_accuracy"].max() > 0.9
 
 
 def test_evaluate_equals_a_plain_loop_and_restores_the_modes():
@@ -218,7 +213,7 @@ def test_a_last_batch_of_one_image_is_left_out_only_because_of_batchnorm():
         assert [len(x) for x in batches(model, train=stripes(33), epochs=1)] == sizes
 
 
-# Devices, a real network
+# Devices
 
 
 @pytest.mark.cuda
@@ -227,13 +222,3 @@ def test_training_on_cuda_learns_and_resumes(tmp_path):
     model, history = fitted(cache=tmp_path, device="cuda")
     assert history["val_accuracy"].max() > 0.9
     assert next(model.parameters()).is_cuda
-
-
-def test_a_real_network_learns_real_digits():
-    digits = load_dataset("digits", image_size=16).of_classes([0, 1])
-    train_rows, val_rows = train_val_split(digits.labels, 0.2, seed=0)
-    recipe = get_recipe("one_cycle", epochs=2, batch_size=16, lr=0.02, flip=False, crop_padding=1)
-    model = create_model("resnet18", num_classes=2, seed=0)
-    train, val = digits.subset(train_rows[::4]), digits.subset(val_rows)
-    history = fit(model, train, val, recipe, transform=transform_for("digits"), device="cpu")
-    assert history["val_accuracy"].iloc[-1] > 0.9
