@@ -21,6 +21,8 @@ from siutils.core.devices import resolve_device
 from siutils.data.datasets import load_dataset, transform_for
 from siutils.data.images import ImageSet, Transform
 
+BLACK = torch.zeros(4, 3, 2, 2)
+
 
 def toy(labels=(0, 2, 1, 2), classes=("ant", "bee", "cat")) -> ImageSet:
     labels = torch.tensor(labels)
@@ -28,22 +30,13 @@ def toy(labels=(0, 2, 1, 2), classes=("ant", "bee", "cat")) -> ImageSet:
     return ImageSet("toy", images, labels, classes, "abc")
 
 
-# ImageSet
-
-
 def test_subset_and_of_classes_keep_images_with_their_labels():
-    part = toy().subset([3, 0])
+    part, chosen = toy().subset([3, 0]), toy().of_classes([2, 0])
     assert part.images[:, 0, 0, 0].tolist() == [3, 0]
     assert part.labels.tolist() == [2, 0]
-    chosen = toy().of_classes([2, 0])
     assert chosen.images[:, 0, 0, 0].tolist() == [0, 1, 3]
     assert chosen.labels.tolist() == [1, 0, 0]
-    assert chosen.classes == ("cat", "ant")
-    assert len(chosen) == 3
-    assert chosen.checksum == "abc"
-
-
-BLACK = torch.zeros(4, 3, 2, 2)
+    assert (len(chosen), chosen.classes, chosen.checksum) == (3, ("cat", "ant"), "abc")
 
 
 @pytest.mark.parametrize(
@@ -80,9 +73,6 @@ def test_what_is_wrong_is_one_clear_error(call, error, message):
         call()
 
 
-# Transform
-
-
 def test_transform_equals_the_definition_and_leaves_the_input_alone():
     images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
     before = images.clone()
@@ -114,9 +104,6 @@ def test_transform_resizes_with_antialias():
     small = Transform((0, 0, 0), (1, 1, 1), size=2)(board)
     want = F.interpolate(board.double() / 255, (2, 2), mode="bilinear", antialias=True)
     torch.testing.assert_close(small.double(), want, atol=1e-6, rtol=0)
-
-
-# digits
 
 
 def test_digits_are_the_bundled_scans():

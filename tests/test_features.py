@@ -54,9 +54,6 @@ def test_the_model_is_left_as_it_was():
     assert torch.equal(images, pictures())
 
 
-# Pooling
-
-
 def grid_means(maps, g):
     """The oracle in float64: cell i of a side of n reaches from ⌊i·n/g⌋ to ⌈(i+1)·n/g⌉."""
 
@@ -151,9 +148,6 @@ def test_a_dry_run_counts_tensors_in_lists_and_dictionaries():
     counts, held = dry_run(Branches(), images, [("join", None)], torch.Tensor.float, device)
     assert counts == {("join", None): 12}
     assert held == 5 * 12 + 12 + 12
-
-
-# Wrong inputs
 
 
 @pytest.mark.parametrize(

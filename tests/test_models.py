@@ -48,9 +48,6 @@ def output_of(model: nn.Module, layer: str, images: torch.Tensor) -> torch.Tenso
     return seen[0]
 
 
-# the networks
-
-
 @pytest.mark.parametrize("name", STUDY)
 def test_network_is_that_of_the_study(name):
     model = create_model(name, 100, seed=0)
@@ -153,9 +150,6 @@ def test_stage_table_is_that_of_the_paper():
 def test_wrong_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         create_model(*arguments)
-
-
-# checkpoints
 
 
 @pytest.mark.parametrize(

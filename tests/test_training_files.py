@@ -21,7 +21,7 @@ from training_runs import (
     AVERAGED,
     CPU,
     QUICK,
-    assert_same_history,
+    assert_same,
     fitted,
     run_folder,
     same_weights,
@@ -39,9 +39,6 @@ from siutils.training.loop import evaluate
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-# Resume
-
-
 RESUMED = {
     "sgd": dataclasses.replace(QUICK, lr=0.01),
     "adamw": dataclasses.replace(QUICK, lr=0.01, optimizer="adamw"),
@@ -52,13 +49,10 @@ RESUMED = {
 @pytest.mark.parametrize("recipe", RESUMED.values(), ids=RESUMED.keys())
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_a_stopped_run_resumes_exactly(tmp_path, epoch, recipe):
-    straight, expected = fitted(recipe)
     stop_after(epoch, recipe, cache=tmp_path)
     lines = []
-    resumed, history = fitted(recipe, tmp_path, progress=lines.append)
+    assert_same(fitted(recipe, tmp_path, progress=lines.append), fitted(recipe))
     assert 4 - epoch <= len(lines) < 4  # more where writing was slow
-    assert same_weights(straight, resumed)
-    assert_same_history(history, expected)
 
 
 def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
@@ -90,16 +84,14 @@ def test_the_best_epoch_is_one_of_the_history_that_is_gone_on_from(tmp_path):
 
 
 def test_snapshots_hold_the_weights_after_their_epochs(tmp_path):
-    model, history = fitted()
+    straight, (model, _) = fitted(), fitted()
     for cache in (None, tmp_path, tmp_path):  # the last one is loaded
         snapshots = {2: {}, 4: {}}
-        same, again = fitted(cache=cache, snapshots=snapshots)
-        assert same_weights(model, same)
-        assert_same_history(history, again)
+        assert_same(fitted(cache=cache, snapshots=snapshots), straight)
         for epoch, weights in snapshots.items():
-            same.load_state_dict(weights)
-            accuracy = evaluate(same, stripes(30, seed=1), device="cpu")["accuracy"]
-            assert accuracy == history["val_accuracy"][epoch - 1]
+            model.load_state_dict(weights)
+            accuracy = evaluate(model, stripes(30, seed=1), device="cpu")["accuracy"]
+            assert accuracy == straight[1]["val_accuracy"][epoch - 1]
     assert not snapshots[2]["0.weight"].equal(snapshots[4]["0.weight"])
     stopped, resumed = {2: {}, 4: {}}, {2: {}, 4: {}}
     stop_after(3, cache=tmp_path / "stopped", snapshots=stopped)
@@ -144,11 +136,8 @@ def test_where_writing_is_slow_only_some_epochs_are_stored(tmp_path, monkeypatch
     monkeypatch.setattr(training_files, "save_checkpoint", slowly)
     stop_after(3, AVERAGED, cache=tmp_path)
     assert stored() == 1
-    resumed, history = fitted(AVERAGED, tmp_path)
+    assert_same(fitted(AVERAGED, tmp_path), fitted(AVERAGED))
     assert stored() == 4
-    straight, expected = fitted(AVERAGED)
-    assert same_weights(straight, resumed)
-    assert_same_history(history, expected)
 
 
 @pytest.mark.parametrize("name", ["QUICK", "AVERAGED"])

@@ -49,8 +49,10 @@ def same_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def assert_same_history(a, b):
-    pd.testing.assert_frame_equal(a.drop(columns="seconds"), b.drop(columns="seconds"))
+def assert_same(a, b):
+    """Compares two results of `fitted`, but for the seconds."""
+    assert same_weights(a[0], b[0])
+    pd.testing.assert_frame_equal(*(history.drop(columns="seconds") for _, history in (a, b)))
 
 
 def fitted(recipe=QUICK, cache=None, model=None, train=None, val=None, **options):
