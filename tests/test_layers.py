@@ -1,8 +1,10 @@
 """The layer curve is the SeparationIndex of each layer's features, nothing else."""
 
+import math
 import os
 import tempfile
-from functools import partial
+from itertools import product
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -24,51 +26,9 @@ LAYERS = ["0", "1", "2", "3"]
 def network():
     generator = torch.Generator().manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, generator=generator)
     return model
-
-
-def test_curve_equals_the_index_of_each_layer(network):
-    images, labels = data()
-    table = layer_curve(network, images, labels, ["0", "2"], order=3, device="cpu")
-    assert table.groupby("layer", sort=False)["depth"].first().to_dict() == {"0": 0, "2": 1}
-    assert table.groupby("layer")["n_features"].first().to_dict() == {"0": 144, "2": 4}
-    with torch.no_grad():
-        first = network[0](images).flatten(1)
-    expected = SeparationIndex(first, labels, normalize=True).report(3)
-    columns = list(expected.columns)
-    part = table[table["layer"] == "0"].reset_index(drop=True)
-    assert part[columns].equals(expected)
-
-
-def test_a_layer_that_does_not_exist_is_an_error(network):
-    with pytest.raises(ValueError, match="the model has no layer '9'"):
-        layer_curve(network, torch.rand(4, 3, 8, 8), torch.tensor([0, 0, 1, 1]), ["0", "9"])
-
-
-def test_layers_may_be_stages_blocks_or_all(network):
-    images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 0, 1, 1, 2, 2])
-    for which, expected in {"stages": "0123", "all": "0123", "blocks": "1"}.items():
-        table = layer_curve(network, images, labels, which, device="cpu")
-        assert "".join(table["layer"].unique()) == expected
-    with pytest.raises(ValueError, match="did you mean 'blocks'"):
-        layer_curve(network, images, labels, "block")
-
-
-def test_pools_stand_side_by_side(network):
-    images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 0, 1, 1, 2, 2])
-    table = layer_curve(network, images, labels, ["1", "3"], device="cpu", pool=[None, "mean", 2])
-    si = table[table["index"] == "si"]
-    assert si["pool"].tolist() == ["flattened", "mean", "2×2"] * 2
-    assert si["n_features"].tolist() == [144, 4, 16, 4, 4, 4]
-    assert si["depth"].tolist() == [0, 0, 0, 1, 1, 1]
-    single = layer_curve(network, images, labels, ["1", "3"], device="cpu", pool="mean")
-    assert single.equals(table[table["pool"] == "mean"].reset_index(drop=True))
-
-
-# Bounded memory
 
 
 def data(n=60):
@@ -80,6 +40,45 @@ def data(n=60):
 def two_sets():
     images, labels = data(90)
     return (images[:60], labels[:60]), (images[60:] * 2, labels[60:])
+
+
+def naive_splits(network, layer, normalize=True):
+    """The separation indices of one layer of two sets."""
+    (x, x_labels), (z, z_labels) = two_sets()
+    with torch.no_grad():
+        x, z = (network[: int(layer) + 1](images).flatten(1) for images in (x, z))
+    train = SeparationIndex(x, x_labels, normalize)
+    test = SeparationIndex(z, z_labels, normalize)
+    return {"train": train, "test": test, "cross": train.cross(z, z_labels)}
+
+
+def test_curve_equals_the_index_of_each_layer(network):
+    images, labels = data()
+    table = layer_curve(network, images, labels, ["0", "2"], order=3, device="cpu")
+    with torch.no_grad():
+        first = network[0](images).flatten(1)
+    expected = SeparationIndex(first, labels, normalize=True).report(3)
+    part = table[table["layer"] == "0"].reset_index(drop=True)
+    assert part[list(expected.columns)].equals(expected)
+
+
+def test_layers_may_be_stages_blocks_or_all(network):
+    for which, expected in {"stages": "0123", "all": "0123", "blocks": "1"}.items():
+        table = layer_curve(network, *data(), which, device="cpu")
+        assert "".join(table["layer"].unique()) == expected
+
+
+def test_pools_stand_side_by_side(network):
+    table = layer_curve(network, *data(), ["1", "3"], device="cpu", pool=[None, "mean", 2])
+    si = table[table["index"] == "si"]
+    assert si["pool"].tolist() == ["flattened", "mean", "2×2"] * 2
+    assert si["n_features"].tolist() == [144, 4, 16, 4, 4, 4]
+    assert si["depth"].tolist() == [0, 0, 0, 1, 1, 1]
+    single = layer_curve(network, *data(), ["1", "3"], device="cpu", pool="mean")
+    assert single.equals(table[table["pool"] == "mean"].reset_index(drop=True))
+
+
+# Bounded memory
 
 
 def passes(network):
@@ -119,11 +118,9 @@ def test_little_memory_gives_the_same_table(
     expected = layer_curve(network, *data(), LAYERS, **options)
     for cache in (None, tmp_path / "cache", tmp_path / "cache"):
         table = layer_curve(network, *data(), LAYERS, memory=memory, cache=cache, **options)
-        assert table.equals(expected)
-        assert list(table.dtypes) == list(expected.dtypes)
+        pd.testing.assert_frame_equal(table, expected, check_exact=True)
     assert not list((tmp_path / "temporary").iterdir())
-    left = sum(file.stat().st_size for file in tmp_path.rglob("*.npy"))
-    assert left <= memory
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.npy")) <= memory
     assert not list(tmp_path.rglob("*.tmp")) + list(tmp_path.rglob("scaled-*"))
 
 
@@ -167,13 +164,11 @@ def test_finished_layers_are_kept_and_not_scored_again(network, tmp_path, monkey
 
 
 def test_a_disk_that_fills_up_is_one_clear_error_and_finished_layers_are_kept(network, tmp_path):
-    calls = passes(network)
     options = {"device": "cpu", "cache": tmp_path, "memory": 0.5 * ONE}
     failure = pytest.raises(OSError, match=r"cannot write .*\.npy: .*Free some space")
     with largest_file(20_000), failure as error:  # the features of "0" have 34,560 bytes
         layer_curve(network, *data(), LAYERS, **options)
     assert "2 of 4 layers are finished" in "".join(error.value.__notes__)
-    calls.clear()
     table = layer_curve(network, *data(), LAYERS, **options)
     assert table.equals(layer_curve(network, *data(), LAYERS, device="cpu"))
 
@@ -194,9 +189,8 @@ def test_what_a_killed_call_left_makes_room_before_the_disk_is_looked_at(
     leftover = folder / "0.npy.elsewhere.1.tmp"
     leftover.touch()
     os.utime(leftover, (0, 0))
-    monkeypatch.setattr(
-        "siutils.layers.curve.free_bytes", lambda _: 0 if leftover.exists() else 10**9
-    )
+    free = "siutils.layers.curve.free_bytes"
+    monkeypatch.setattr(free, lambda _: 0 if leftover.exists() else 10**9)
     layer_curve(network, *data(), LAYERS, device="cpu", cache=tmp_path, order=1, memory=1)
     assert not leftover.exists()
 
@@ -216,14 +210,9 @@ def test_features_of_an_interrupted_call_serve_the_next_and_go_with_it(
 ):
     options = {"device": "cpu", "cache": tmp_path, "memory": 0.5 * ONE}
     expected = layer_curve(network, *data(), ["0"], device="cpu")
-
     calls = passes(network)
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr("siutils.layers.curve.score", interrupted)
+        patch.setattr("siutils.layers.curve.score", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             layer_curve(network, *data(), ["0"], **options)
     assert len(list(tmp_path.rglob("0.npy"))) == 1
@@ -243,10 +232,28 @@ def test_damaged_scores_are_one_clear_error(network, tmp_path):
         layer_curve(network, *data(), ["3"], device="cpu", cache=tmp_path)
 
 
-@pytest.mark.parametrize("memory", [0, -1, float("nan")])
-def test_memory_must_be_positive(network, memory):
-    with pytest.raises(ValueError, match="memory must be a positive number of bytes"):
-        layer_curve(network, *data(), ["3"], memory=memory)
+IMAGES, LABELS = data()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"layers": ["0", "9"]}, ValueError, "the model has no layer '9'"),
+        ({"layers": "block"}, ValueError, "did you mean 'blocks'"),
+        ({"memory": 0}, ValueError, "memory must be a positive number of bytes"),
+        ({"memory": -1}, ValueError, "memory must be a positive number of bytes"),
+        ({"memory": math.nan}, ValueError, "memory must be a positive number of bytes"),
+        ({"labels": LABELS[1:]}, ValueError, "images and labels must have the same length"),
+        ({"test": (IMAGES[1:], LABELS)}, ValueError, "test images and test labels must have the s"),
+        ({"labels": LABELS.float()}, TypeError, "labels must be integers"),
+    ],
+)
+def test_wrong_input_is_an_error_before_the_work_starts(network, change, error, message):
+    calls = passes(network)
+    given = {"images": IMAGES, "labels": LABELS, "layers": ["3"], "device": "cpu"}
+    with pytest.raises(error, match=message):
+        layer_curve(network, **(given | change))
+    assert not calls
 
 
 # Two sets, intervals
@@ -261,32 +268,13 @@ def test_a_second_set_is_scored_by_itself_and_among_the_first(network, tmp_path,
     for _ in range(2):  # scored, then read
         table = layer_curve(network, *first, ["0", "2"], test=second, **options)
         for layer in ("0", "2"):
-            with torch.no_grad():
-                x, z = (network[: int(layer) + 1](s[0]).flatten(1) for s in (first, second))
-            train = SeparationIndex(x, first[1], normalize)
-            expected = {
-                "train": train.report(3, interval=True),
-                "test": SeparationIndex(z, second[1], normalize).report(3, interval=True),
-                "cross": train.cross(z, second[1]).report(3, interval=True),
-            }
-            for split, report in expected.items():
+            for split, index in naive_splits(network, layer, normalize).items():
+                report = index.report(3, interval=True)
                 part = table[(table["layer"] == layer) & (table["split"] == split)]
                 part = part.reset_index(drop=True)[list(report.columns)]
                 pd.testing.assert_frame_equal(part, report, check_dtype=False)
     assert table["split"].unique().tolist() == ["train", "test", "cross"]
     assert table.groupby("split")["n"].first().to_dict() == {"cross": 30, "test": 30, "train": 60}
-
-
-def test_wrong_labels_are_an_error_before_the_work_starts(network):
-    calls = passes(network)
-    images, labels = data()
-    with pytest.raises(ValueError, match="images and labels must have the same length"):
-        layer_curve(network, images, labels[1:], LAYERS, device="cpu")
-    with pytest.raises(ValueError, match="test images and test labels must have the same length"):
-        layer_curve(network, images, labels, LAYERS, test=(images[1:], labels), device="cpu")
-    with pytest.raises(TypeError, match="labels must be integers"):
-        layer_curve(network, images, labels.float(), LAYERS, device="cpu")
-    assert not calls
 
 
 # Each sample's values
@@ -297,54 +285,38 @@ def test_samples_of_each_layer_serve_the_same_tests_as_separation_indices(
     network, tmp_path, memory
 ):
     first, second = two_sets()
-    options = {"device": "cpu", "order": 3, "pool": [None, "mean"], "memory": memory}
-    options["interval"] = True
-    expected = layer_curve(network, *first, ["0", "2"], test=second, **options)
+    options = {"order": 3, "pool": [None, "mean"], "memory": memory, "interval": True}
+    options |= {"device": "cpu", "test": second}
+    expected = layer_curve(network, *first, ["0", "2"], **options)
+    low, high = naive_splits(network, "0"), naive_splits(network, "2")
     for _ in range(2):  # scored, then read
-        table, records = layer_scores(
-            network, *first, ["0", "2"], test=second, cache=tmp_path, **options
-        )
+        table, records = layer_scores(network, *first, ["0", "2"], cache=tmp_path, **options)
         assert table.equals(expected)
         assert len(records) == 2 * 2 * 3
-        indices = {}
-        for layer in ("0", "2"):
-            with torch.no_grad():
-                x, z = (network[: int(layer) + 1](s[0]).flatten(1) for s in (first, second))
-            train = SeparationIndex(x, first[1], normalize=True)
-            test = SeparationIndex(z, second[1], normalize=True)
-            indices[layer] = {"train": train, "test": test, "cross": train.cross(z, second[1])}
-            for split, index in indices[layer].items():
-                found = records[layer, "flattened", split]
-                assert torch.equal(found.separated, index.si(per="sample") == 1)
-                assert torch.equal(found.labels, second[1] if split != "train" else first[1])
         for split in ("train", "test"):
-            pair = [records[layer, "flattened", split] for layer in ("0", "2")]
-            compared = compare(*pair)
-            assert compared[:-1] == indices["0"][split].compare(indices["2"][split])[:-1]
+            found = compare(*(records[layer, "flattened", split] for layer in ("0", "2")))
+            assert found[:-1] == low[split].compare(high[split])[:-1]
         assert records["0", "mean", "cross"].lists(1) is None
 
 
 def test_every_index_of_every_class_and_sample_at_each_layer(network, tmp_path):
     first, second = two_sets()
-    with torch.no_grad():
-        x, z = (network[:3](images).flatten(1) for images, _ in (first, second))
-    train, test = (SeparationIndex(f, s[1], True) for f, s in ((x, first), (z, second)))
-    splits = {"train": train, "test": test, "cross": train.cross(z, second[1])}
+    options = {"test": second, "order": 3, "device": "cpu", "cache": tmp_path}
     for _ in range(2):  # scored, then read
-        scores = layer_scores(
-            network, *first, ["0", "2"], test=second, order=3, device="cpu", cache=tmp_path
-        )
-        for split, index in splits.items():
-            calls = {("si", 1): index.si, ("center_si", 0): index.center_si} | {
-                (name, r): partial(getattr(index, name), r) for name in INDICES[1:4] for r in (1, 3)
-            }
-            for (name, order), call in calls.items():
+        scores = layer_scores(network, *first, ["0", "2"], **options)
+        for split, index in naive_splits(network, "2").items():
+            record = scores.of(split)["2"]
+            assert torch.equal(record.labels, first[1] if split == "train" else second[1])
+            assert torch.equal(record.separated, index.si(per="sample") == 1)
+            for name, order in (("si", 1), ("center_si", 0), *product(INDICES[1:4], (1, 3))):
+                which = () if name in ("si", "center_si") else (order,)
                 by_sample = scores.values(name, order, "sample", split)
                 assert list(by_sample) == ["0", "2"]
-                np.testing.assert_array_equal(by_sample["2"], call(per="sample"))
+                known = getattr(index, name)
+                np.testing.assert_array_equal(by_sample["2"], known(*which, per="sample"))
                 by_class = scores.values(name, order, split=split)
                 assert by_class.index.tolist() == index.classes.tolist()
-                np.testing.assert_allclose(by_class["2"], call(per="class"), rtol=1e-12)
+                np.testing.assert_allclose(by_class["2"], known(*which, per="class"), rtol=1e-12)
     for wrong, message in {
         ("SI", 1): "index must be one of si",
         ("anti_si", 4): r"order must lie in 1 … 3 \(neighbors known\)",
