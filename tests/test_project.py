@@ -78,17 +78,24 @@ def imported(tree):
     return [pair for pair in keys.imports(tree, "siutils") if pair != ("siutils", "")]
 
 
+def room_of(module, name):
+    """The package of an import; of a name that the top hands on, its home."""
+    return siutils._HOMES.get(name, name) if module == "siutils" else module.split(".")[1]
+
+
 def sources(package):
-    return {
-        file: ast.parse(file.read_text()) for file in (ROOT / "siutils" / package).rglob("*.py")
-    }
+    files = (ROOT / "siutils" / package).rglob("*.py")
+    return {file: ast.parse(file.read_text()) for file in files}
+
+
+def init(package):
+    return ast.parse((ROOT / "siutils" / package / "__init__.py").read_text())
 
 
 def offered(package):
     """What the `__init__` of a package names in `__all__`."""
-    tree = ast.parse((ROOT / "siutils" / package / "__init__.py").read_text())
-    lists = [n.value for n in tree.body if isinstance(n, ast.Assign) and "__all__" in ast.dump(n)]
-    return set(ast.literal_eval(lists[0]))
+    nodes = [n for n in init(package).body if isinstance(n, ast.Assign)]
+    return set(ast.literal_eval(next(n.value for n in nodes if "__all__" in ast.dump(n))))
 
 
 def test_the_rooms_are_the_packages_and_each_says_what_it_owns():
@@ -96,8 +103,7 @@ def test_the_rooms_are_the_packages_and_each_says_what_it_owns():
     assert packages == set(ROOMS)
     assert [file.name for file in (ROOT / "siutils").glob("*.py")] == ["__init__.py"]
     for package in ROOMS:
-        tree = ast.parse((ROOT / "siutils" / package / "__init__.py").read_text())
-        assert ast.get_docstring(tree), package
+        assert ast.get_docstring(init(package)), package
         assert offered(package), package
 
 
@@ -105,11 +111,8 @@ def test_the_rooms_are_the_packages_and_each_says_what_it_owns():
 def test_a_package_imports_only_what_earlier_ones_offer(package):
     for file, tree in sources(package).items():
         for module, name in imported(tree):
-            if (module, name) == ("siutils", "__version__"):
-                continue
-            home = siutils._HOMES.get(name, name)  # of a name that the top hands on
-            room = home if module == "siutils" else module.split(".")[1]
-            if room == package:
+            room = room_of(module, name)
+            if room in (package, "__version__"):
                 continue
             assert ROOMS.index(room) < ROOMS.index(package), f"{file} imports upward: {room}"
             if module != "siutils":
@@ -118,9 +121,7 @@ def test_a_package_imports_only_what_earlier_ones_offer(package):
 
 
 def rooms_of(trees):
-    pairs = [pair for tree in trees for pair in imported(tree)]
-    homes = {siutils._HOMES.get(name, name) for module, name in pairs if module == "siutils"}
-    return (homes | {module.split(".")[1] for module, _ in pairs if "." in module}) & set(ROOMS)
+    return {room_of(*pair) for tree in trees for pair in imported(tree)} & set(ROOMS)
 
 
 def code_of_notebooks():
@@ -181,29 +182,32 @@ def test_quick_profile_is_what_the_notebooks_have_as_defaults():
     for path in NOTEBOOKS:
         cells = json.loads(path.read_text())["cells"]
         tagged = next(c for c in cells if "parameters" in c["metadata"].get("tags", []))
-        defaults: dict[str, object] = {}
+        defaults = {}
         exec("".join(tagged["source"]), defaults)
         assert {name: defaults[name] for name in quick} == quick
 
 
-def test_readme_table_is_that_of_the_reference_run():
-    folder = ROOT / "figures" / "cifar100-cpu"
-    table = pd.read_csv(folder / "tables" / "table1.csv")
-    expected = [
-        f"| {INDEX_NAMES[row.index_]} | {row.value:.5f} | {row.study:g} | "
-        + ("–" if pd.isna(row.chance) else f"{row.chance:.5f}")
-        + " |"
-        for row in table.rename(columns={"index": "index_"}).itertuples(index=False)
-    ]
+REFERENCE = ROOT / "figures" / "cifar100-cpu"
+
+
+def rows_of_readme(part):
     text = (ROOT / "README.md").read_text()
-    shown = text.split("<!-- table1 -->")[1].split("<!-- /table1 -->")[0].strip().splitlines()[2:]
-    assert shown == expected
-    run = json.loads((folder / "run.json").read_text())
-    assert not run["git"]["dirty"]
+    shown = text.split(f"<!-- {part} -->")[1].split(f"<!-- /{part} -->")[0]
+    return shown.strip().splitlines()[2:]
+
+
+def test_readme_table_is_that_of_the_reference_run():
+    expected = []
+    for row in pd.read_csv(REFERENCE / "tables" / "table1.csv").to_dict("records"):
+        chance = "–" if pd.isna(row["chance"]) else f"{row['chance']:.5f}"
+        name = INDEX_NAMES[row["index"]]
+        expected.append(f"| {name} | {row['value']:.5f} | {row['study']:g} | {chance} |")
+    assert rows_of_readme("table1") == expected
+    assert not json.loads((REFERENCE / "run.json").read_text())["git"]["dirty"]
 
 
 def test_readme_table_of_trained_networks_is_that_of_the_reference_run():
-    tables = ROOT / "figures" / "cifar100-cpu" / "tables"
+    tables = REFERENCE / "tables"
     accuracy = pd.read_csv(tables / "accuracy.csv").query("arm == 'trained'").set_index("network")
     rows = pd.read_csv(tables / "table2.csv").query("split == 'test' and source != 'study'")
     expected = []
@@ -214,6 +218,4 @@ def test_readme_table_of_trained_networks_is_that_of_the_reference_run():
             how = f"{ours.epochs} × {ours.training_images:,} | {ours.test_accuracy:.3f}"
         si = f"{row.si:.3f} ({row.si_low:.3f} to {row.si_high:.3f}) | {row.si_chance:.3f}"
         expected.append(f"| {row.network} | {how} | {row.n:,} | {si} |")
-    text = (ROOT / "README.md").read_text()
-    shown = text.split("<!-- networks -->")[1].split("<!-- /networks -->")[0]
-    assert shown.strip().splitlines()[2:] == expected
+    assert rows_of_readme("networks") == expected

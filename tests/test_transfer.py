@@ -4,7 +4,6 @@ import functools
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -99,12 +98,8 @@ def test_networks_of_known_quality_are_ordered_by_it(planted):
         assert found.loc[score, "top1_regret"] == 0
     assert found.loc["parameters", "kendall"] == pytest.approx(-1)
     assert found.index[-1] == "parameters"
-    assert len(found) == 16
-    assert found["kind"].value_counts().to_dict() == {
-        "literature": 9,
-        "Separation Index": 5,
-        "baseline": 2,
-    }
+    kinds = {"literature": 9, "Separation Index": 5, "baseline": 2}
+    assert found["kind"].value_counts().to_dict() == kinds
 
 
 def test_the_table_says_what_it_rests_on(planted):
@@ -119,28 +114,21 @@ def test_the_table_says_what_it_rests_on(planted):
 
 def naive_kendall(x, y):
     """Tau-b from all pairs."""
-    signs = [
-        (np.sign(x[i] - x[j]), np.sign(y[i] - y[j])) for i, j in combinations(range(len(x)), 2)
-    ]
-    a, b = np.array(signs).T
+    first, second = np.triu_indices(len(x), 1)
+    a, b = np.sign(x[first] - x[second]), np.sign(y[first] - y[second])
     return (a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum())
 
 
 def naive_weighted_kendall(x, y):
     """Vigna (2015): hyperbolic weights 1/(rank + 1), ranks by x and by y, the mean of both."""
+    first, second = np.triu_indices(len(x), 1)
+    a, b = np.sign(x[first] - x[second]), np.sign(y[first] - y[second])
     values = []
-    for first, second in ((x, y), (y, x)):
-        order = np.lexsort((second, first))[::-1]
-        rank = np.empty(len(x))
-        rank[order] = np.arange(len(x))
-        top = bottom_x = bottom_y = 0.0
-        for i, j in combinations(range(len(x)), 2):
-            weight = 1 / (rank[i] + 1) + 1 / (rank[j] + 1)
-            a, b = np.sign(x[i] - x[j]), np.sign(y[i] - y[j])
-            top += weight * a * b
-            bottom_x += weight * a * a
-            bottom_y += weight * b * b
-        values.append(top / np.sqrt(bottom_x * bottom_y))
+    for order in (np.lexsort((y, x)), np.lexsort((x, y))):
+        rank = np.argsort(order[::-1])
+        weight = 1 / (rank[first] + 1) + 1 / (rank[second] + 1)
+        squares = (weight * a**2).sum() * (weight * b**2).sum()
+        values.append((weight * a * b).sum() / np.sqrt(squares))
     return np.mean(values)
 
 
@@ -166,17 +154,16 @@ def test_correlations_follow_from_the_table_of_networks():
 
 def test_where_nothing_is_ordered_nothing_is_claimed():
     table = pd.DataFrame({"network": ["a", "b"], "si": [0.5, 0.5], "leep": [1.0, 2.0], "n": 9})
-    found = transfer_correlations(table.assign(fine_tuned_accuracy=[0.1, 0.2]), ["si", "leep"])
+    table["fine_tuned_accuracy"] = [0.1, 0.2]
+    found = transfer_correlations(table, ["si", "leep"])
     assert found["score"].tolist() == ["leep", "si"]
     assert found["kendall"].isna().tolist() == [False, True]
-    rounded = table.assign(fine_tuned_accuracy=[0.1, 0.2], si=[4.0, 4.0 - 1e-15])
-    assert transfer_correlations(rounded, ["si"])["kendall"].isna().all()
-    equal = transfer_correlations(table.assign(fine_tuned_accuracy=0.1), ["si", "leep"])
-    assert equal["kendall"].isna().all()
+    for equal in ({"si": [4.0, 4.0 - 1e-15]}, {"si": [1, 2], "fine_tuned_accuracy": 0.1}):
+        assert transfer_correlations(table.assign(**equal), ["si"])["kendall"].isna().all()
     with pytest.raises(ValueError, match="rows differ in N"):
-        transfer_correlations(table.assign(fine_tuned_accuracy=[0.1, 0.2], n=[9, 10]))
+        transfer_correlations(table.assign(n=[9, 10]))
     with pytest.raises(ValueError, match="at least 2 networks"):
-        transfer_correlations(table.assign(fine_tuned_accuracy=[0.1, 0.2])[:1], ["si"])
+        transfer_correlations(table[:1], ["si"])
 
 
 @pytest.mark.parametrize("networks", [4, 5])
@@ -266,9 +253,8 @@ def test_a_killed_run_finishes_with_the_same_tables(tmp_path, planted, after):
     again = experiment(["pool2", "pool4"], cache=tmp_path, progress=lines.append)
     assert len(lines) == 32 - after
     pd.testing.assert_frame_equal(again, planted[1:3].reset_index(drop=True), check_exact=True)
-    lines.clear()
     third = experiment(["pool2", "pool4"], cache=tmp_path, progress=lines.append)
-    assert not lines
+    assert len(lines) == 32 - after  # nothing was trained
     pd.testing.assert_frame_equal(third, again, check_exact=True)
 
 
@@ -278,10 +264,7 @@ def test_a_killed_run_finishes_with_the_same_tables(tmp_path, planted, after):
         ({"networks": "pool1"}, "networks must be a list of different names, got 'pool1'"),
         ({"networks": ["pool1", "pool1"]}, "different names"),
         ({"networks": []}, "different names"),
-        (
-            {"max_scored": 39},
-            "train_per_class = 24 and max_scored = 39 leave 4 images of each of 8",
-        ),
+        ({"max_scored": 39}, "= 24 and max_scored = 39 leave 4 images of each of 8"),
         ({"train_per_class": 4}, "leave 4 images"),
         ({"train_per_class": 0}, "per_class must be an integer ≥ 1"),
         ({"train_per_class": 33}, "per_class=33, but class 0 has only 32"),

@@ -29,19 +29,14 @@ def random_separation(n_layers, n, seed):
 
 
 def settled_by_loop(separated):
-    n_layers, n = separated.shape
-    found = []
-    for i in range(n):
-        good = [d for d in range(n_layers + 1) if all(separated[e, i] for e in range(d, n_layers))]
-        found.append(min(good))
-    return found
+    depths = range(len(separated) + 1)
+    return [min(d for d in depths if all(column[d:])) for column in separated.T]
 
 
 def state_by_loop(column, depth):
-    here, at_end = bool(column[depth]), bool(column[-1])
-    if here:
+    if column[depth]:
         return "for good" if all(column[depth:]) else "for now"
-    return "not yet" if at_end else "not at the end"
+    return "not yet" if column[-1] else "not at the end"
 
 
 @pytest.mark.parametrize(("n_layers", "n"), [(1, 5), (2, 40), (8, 60)])
@@ -55,11 +50,9 @@ def test_settling_and_flows_equal_loops(n_layers, n, seed):
         states = [state_by_loop(separated[:, i], depth) for i in range(n)]
         for state in STATES:
             assert row[state] == pytest.approx(states.count(state) / n)
-        moves = [
-            (bool(separated[depth, i]), bool(separated[max(depth - 1, 0), i])) for i in range(n)
-        ]
-        assert row["gained"] == pytest.approx(moves.count((True, False)) / n)
-        assert row["lost"] == pytest.approx(moves.count((False, True)) / n)
+        moves = separated[[max(depth - 1, 0), depth]].T.tolist()  # before, after
+        assert row["gained"] == pytest.approx(moves.count([False, True]) / n)
+        assert row["lost"] == pytest.approx(moves.count([True, False]) / n)
     si = separated.double().mean(1).numpy()
     np.testing.assert_allclose(table["for good"] + table["for now"], si)
     np.testing.assert_allclose(table[list(STATES)].sum(axis=1), 1)
@@ -107,11 +100,8 @@ def test_layers_are_compared_as_separation_indices_are(shift):
     (row,) = paired_tests({"a": (kept(second), kept(first))}).to_dict("records")
     assert (row["after"], row["before"]) == (expected.value, expected.other)
     assert (row["gained"], row["lost"]) == (expected.wins, expected.losses)
-    assert (row["p_value"], row["low"], row["high"]) == (
-        expected.p_value,
-        expected.low,
-        expected.high,
-    )
+    ends = ("p_value", "low", "high")
+    assert [row[name] for name in ends] == [getattr(expected, name) for name in ends]
 
 
 def test_across_two_sets_the_design_effect_is_one():
@@ -125,8 +115,7 @@ def test_across_two_sets_the_design_effect_is_one():
 
 def test_verdicts_are_corrected_for_their_number():
     before, better = record_across(torch.zeros(8).bool()), record_across(torch.arange(8) < 6)
-    alone = paired_tests({"a": (before, better)})
-    assert alone["verdict"].tolist() == ["rises"]  # p = 1/64
+    assert paired_tests({"a": (before, better)})["verdict"].item() == "rises"  # p = 1/64
     many = paired_tests({str(i): (before, better) for i in range(9)})
     assert set(many["verdict"]) == {"unclear"}
     down = paired_tests({"a": (better, before)})
@@ -149,6 +138,8 @@ def test_layers_of_other_samples_are_refused():
         compare(*(SeparationIndex(x, torch.arange(9) % 2).record(1) for x in torch.rand(2, 9, 1)))
     with pytest.raises(ValueError, match="at least one pair"):
         paired_tests({})
+    with pytest.raises(ValueError, match="reference must be one of layer 0, layer 1"):
+        prefix_of([1, 2], 7)
     with pytest.raises(ValueError, match="bool"):
         settled_at(torch.ones(2, 3))
     with pytest.raises(ValueError, match="2 names"):
@@ -184,11 +175,6 @@ def test_the_prefix_ends_where_nothing_behind_it_is_worse(counts, reference, exp
         assert not worse[expected:].any()
         assert expected == 0 or worse[expected - 1]
         np.testing.assert_allclose(tests["after"], counts[reference] / 200)
-
-
-def test_an_unknown_reference_is_refused():
-    with pytest.raises(ValueError, match="reference must be one of layer 0, layer 1"):
-        prefix_of([1, 2], 7)
 
 
 # What it means
