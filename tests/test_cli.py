@@ -2,6 +2,7 @@ import io
 import json
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,15 @@ def report(notebooks, *arguments):
     return main(["report", "--notebooks", str(notebooks), "--output", str(output), *arguments])
 
 
+def error_of(command, capsys):
+    """The one line that says what went wrong."""
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"siutils {command}: error: ")
+    return line
+
+
 def test_report_runs_with_typed_settings_and_prints_the_index(notebooks, capsys):
     settings = ["--set", "epochs=2", "--set", "rate=1e-3", "--set", "fast=true"]
     assert report(notebooks, *settings, "--set", "sizes=8,16") == 0
@@ -41,10 +51,7 @@ def test_report_runs_with_typed_settings_and_prints_the_index(notebooks, capsys)
     ("arguments", "message"),
     [
         (["--profile", "quik"], "profile: no 'quik' in "),
-        (
-            ["--set", "epoch=1"],
-            "parameter 'epoch': no notebook declares it; did you mean 'epochs'?",
-        ),
+        (["--set", "epoch=1"], "'epoch': no notebook declares it; did you mean 'epochs'?"),
         (["--set", "epochs=two"], "parameter 'epochs': expected int, got 'two'"),
         (["--set", "fast=maybe"], "parameter 'fast': expected bool, got 'maybe'"),
         (["--set", "sizes=1,x"], "parameter 'sizes': expected int, got 'x'"),
@@ -55,44 +62,32 @@ def test_report_runs_with_typed_settings_and_prints_the_index(notebooks, capsys)
 )
 def test_wrong_use_is_one_line_and_code_2(notebooks, capsys, arguments, message):
     assert report(notebooks, *arguments) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith(f"siutils report: error: {message}")
-    assert printed.err.count("\n") == 1
+    assert message in error_of("report", capsys)
 
 
 def test_a_failing_cell_has_a_code_of_its_own(notebooks, capsys):
     assert report(notebooks, "--quiet") == 7
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("siutils report: error: 01_one, cell 3/3: AssertionError:")
+    assert "error: 01_one, cell 3/3: AssertionError:" in error_of("report", capsys)
 
 
 def test_an_unwritable_output_has_a_code_of_its_own(notebooks, capsys):
     (notebooks.parent / "out").write_text("a file")
     assert report(notebooks) == 3
-    assert "output: cannot write" in capsys.readouterr().err
+    assert "output: cannot write" in error_of("report", capsys)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["nonsense"],
-        ["report", "--timeout", "soon"],
-        ["score"],
-        ["score", "x.npy", "--json", "--csv"],
-    ],
-)
+WRONG = ("", "nonsense", "report --timeout soon", "score", "score x.npy --json --csv")
+
+
+@pytest.mark.parametrize("arguments", WRONG)
 def test_argparse_errors_are_code_2(arguments):
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments.split())
 
 
 def test_version_and_help(capsys):
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit, match="0"):
         main(["--version"])
-    assert caught.value.code == 0
     assert capsys.readouterr().out == f"siutils {__version__}\n"
     with pytest.raises(SystemExit):
         main(["report", "--help"])
@@ -125,21 +120,18 @@ def test_score_prints_the_report_of_the_class(samples, capsys):
     with np.load(samples / "train.npz") as data:
         index = SeparationIndex(data["features"], data["labels"], normalize=True)
     expected = index.report(3, interval=True)
-    assert score(samples, "train.npz", "--normalize", "--order", "3", "--csv") == 0
+    options = ["--normalize", "--order", "3"]
+    assert score(samples, "train.npz", *options, "--csv") == 0
     pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(capsys.readouterr().out)), expected)
-    assert (
-        score(samples, "x.npy", "--labels", "y.npy", "--normalize", "--order", "3", "--json") == 0
-    )
+    assert score(samples, "x.npy", "--labels", "y.npy", *options, "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     pd.testing.assert_frame_equal(pd.DataFrame(rows).astype(expected.dtypes), expected)
-    assert score(samples, "train.csv", "--normalize", "--order", "3") == 0
+    assert score(samples, "train.csv", *options) == 0
     head, blank, columns, *lines = capsys.readouterr().out.splitlines()
     assert head == "undefined = 0, n = 40, n_features = 4, n_classes = 3, normalize = True"
     assert (blank, columns.split()[:3]) == ("", ["index", "order", "value"])
-    assert [line.split()[:3] for line in lines] == [
-        [row.name, str(row.order), f"{row.value:.5f}"]
-        for row in expected.rename(columns={"index": "name"}).itertuples()
-    ]
+    for line, (name, order, value) in zip(lines, expected.to_numpy()[:, :3], strict=True):
+        assert line.split()[:3] == [name, str(order), f"{value:.5f}"]
 
 
 def test_score_of_test_samples_is_cross_si(samples, capsys):
@@ -175,20 +167,13 @@ def test_score_of_test_samples_is_cross_si(samples, capsys):
 )
 def test_wrong_input_of_score_is_one_line_and_code_2(samples, capsys, arguments, message):
     assert score(samples, *arguments) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith("siutils score: error: ")
-    assert message in printed.err
-    assert printed.err.count("\n") == 1
+    assert message in error_of("score", capsys)
 
 
 def test_an_unexpected_error_of_score_is_one_line_and_code_1(samples, capsys, monkeypatch):
-    def broken(self, *_, **__):
-        raise MemoryError("no room")
-
-    monkeypatch.setattr(SeparationIndex, "report", broken)
+    monkeypatch.setattr(SeparationIndex, "report", Mock(side_effect=MemoryError("no room")))
     assert score(samples, "train.npz") == 1
-    assert capsys.readouterr().err == "siutils score: error: unexpected MemoryError: no room\n"
+    assert error_of("score", capsys).endswith("error: unexpected MemoryError: no room")
 
 
 def test_help_imports_nothing_slow():
