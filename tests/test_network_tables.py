@@ -1,5 +1,7 @@
 """Tables 2 and 3 beside the study's, and the reasons why they differ."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +12,11 @@ from siutils.separation.indices import INDEX_NAMES
 from siutils.study.printed import load_study
 from siutils.study.tables import beside_study, study_n, training_labels, training_note, wide_indices
 
+NETWORKS = ["vgg16", "resnet18", "efficientnet_b0"]
 ARMS = ("trained", "pretrained", "untrained")
+KEYS = ["network", "arm", "split"]
 STUDY = load_study()
+PRINTED = STUDY.set_index([*KEYS, "index"])["value"].sort_index()
 
 
 def report(network, arm, split, n=150, classes=4):
@@ -24,27 +29,22 @@ def report(network, arm, split, n=150, classes=4):
 
 @pytest.fixture(scope="module")
 def tidy():
-    keys = [(n, a, s) for n in ("vgg16", "resnet18", "efficientnet_b0") for a in ARMS
-            for s in ("train", "test")]  # fmt: skip
+    keys = product(NETWORKS, ARMS, ("train", "test"))
     return pd.concat([report(*key) for key in keys], ignore_index=True)
 
 
 def trainings(recipe="study", epochs=200, images=40_000, zero_init=False):
-    networks = ["vgg16", "resnet18", "efficientnet_b0"]
-    return pd.DataFrame({"network": networks}).assign(
-        recipe=recipe, epochs=epochs, training_images=images, zero_init=zero_init
-    )
+    facts = {"recipe": recipe, "epochs": epochs, "training_images": images, "zero_init": zero_init}
+    return pd.DataFrame({"network": NETWORKS}).assign(**facts)
 
 
 def test_wide_rows_hold_every_value_of_the_tidy_table(tidy):
     wide = wide_indices(tidy)
     assert len(wide) == 18
-    assert wide["network"].unique().tolist() == ["vgg16", "resnet18", "efficientnet_b0"]
+    assert wide["network"].unique().tolist() == NETWORKS
+    known = dict(iter(tidy.groupby(KEYS)))
     for row in wide.to_dict("records"):
-        some = tidy
-        for key in ("network", "arm", "split"):
-            some = some[some[key] == row[key]]
-        for value in some.to_dict("records"):
+        for value in known[tuple(row[key] for key in KEYS)].to_dict("records"):
             name = value["index"]
             assert row[name] == value["value"]
             for column in ("low", "high", "chance"):
@@ -62,13 +62,9 @@ def test_every_value_of_the_study_stands_below_ours(tidy):
     for position, row in theirs.iterrows():
         above = table.loc[position - 1]
         assert above["source"] == row["arm"]
-        some = STUDY[STUDY["arm"] == row["arm"]]
-        for key in ("network", "arm", "split"):
-            assert row[key] == above[key]
-            some = some[some[key] == row[key]]
-        printed = some.set_index("index")["value"]
-        assert [row[name] for name in INDEX_NAMES] == [printed[name] for name in INDEX_NAMES]
-        assert row["n"] == study_n(row["network"], row["arm"], row["split"])
+        assert above[KEYS].equals(row[KEYS])
+        assert [row[name] for name in INDEX_NAMES] == [PRINTED[*row[KEYS], n] for n in INDEX_NAMES]
+        assert row["n"] == study_n(*row[KEYS])
 
 
 def test_chance_stands_once_where_all_rows_have_one_n_else_for_each_split(tidy):
@@ -78,9 +74,8 @@ def test_chance_stands_once_where_all_rows_have_one_n_else_for_each_split(tidy):
     assert (chance["source"], chance["split"], chance["n"]) == ("chance", "both", 150)
     assert chance["si"] == wide["si_chance"].iloc[0]
     assert np.isnan(chance["center_si"])
-    unequal = wide_indices(pd.concat([
-        report("vgg16", "trained", "train", n=300), report("vgg16", "trained", "test")
-    ]))  # fmt: skip
+    train, test = report("vgg16", "trained", "train", n=300), report("vgg16", "trained", "test")
+    unequal = wide_indices(pd.concat([train, test]))
     table = beside_study(unequal, empty, trainings(), "imagenet")
     assert table["source"].tolist() == ["chance", "chance", "trained", "trained"]
     assert table["split"].tolist() == ["train", "test"] * 2
@@ -91,8 +86,7 @@ def test_chance_stands_once_where_all_rows_have_one_n_else_for_each_split(tidy):
 def row_of_study(arm="trained", split="test", pretrained="imagenet", training=None, **changes):
     """The study's row beside a ResNet18 row of ours that agrees with it in all but the changes."""
     transform = {"train": "none", "test": "mean = std = 0.5"}[split]
-    ours = {"network": "resnet18", "arm": arm, "split": split, "n": study_n("resnet18", arm, split),
-            "n_classes": 100, "transform": transform}  # fmt: skip
+    ours = {"n": study_n("resnet18", arm, split), "n_classes": 100, "transform": transform}
     wide = wide_indices(report("resnet18", arm, split)).assign(**(ours | changes))
     table = beside_study(wide, STUDY, trainings() if training is None else training, pretrained)
     return table[table["source"] == "study"].iloc[0]
@@ -106,36 +100,23 @@ def test_what_agrees_is_no_reason(arm):
     assert "nor exactly inside the split" in train["reason"]
 
 
+IDENTITY = {"training": trainings(zero_init=True)}
+UPSTREAM = {"arm": "pretrained", "pretrained": "upstream"}
+ONE_CYCLE = {"training": trainings("one_cycle")}
+SHORT = {"training": trainings(epochs=2, images=5_000)}
+THERE = "the study's recipe, 200 × 40,000, there"
+
+
 @pytest.mark.parametrize(
     ("word", "text", "changes"),
     [
         ("N", "N = 1,250 here, 10,000 in the study", {"n": 1250}),
         ("classes", "50 classes here, 100 in the study", {"n_classes": 50}),
-        (
-            "transform",
-            "test images: mean 0.4 here, mean = std = 0.5 there",
-            {"transform": "mean 0.4"},
-        ),
-        (
-            "start",
-            "residual blocks start as the identity here, not in the study",
-            {"training": trainings(zero_init=True)},
-        ),
-        (
-            "weights",
-            "pretrained on the upstream task here, on ImageNet in the study",
-            {"arm": "pretrained", "pretrained": "upstream"},
-        ),
-        (
-            "training",
-            "one_cycle, 200 × 40,000 images here, the study's recipe, 200 × 40,000, there",
-            {"training": trainings("one_cycle")},
-        ),
-        (
-            "training",
-            "study, 2 × 5,000 images here, the study's recipe, 200 × 40,000, there",
-            {"training": trainings(epochs=2, images=5_000)},
-        ),
+        ("transform", "test images: mean 0 here, mean = std = 0.5 there", {"transform": "mean 0"}),
+        ("start", "residual blocks start as the identity here, not in the study", IDENTITY),
+        ("weights", "pretrained on the upstream task here, on ImageNet in the study", UPSTREAM),
+        ("training", f"one_cycle, 200 × 40,000 images here, {THERE}", ONE_CYCLE),
+        ("training", f"study, 2 × 5,000 images here, {THERE}", SHORT),
     ],
 )
 def test_each_difference_is_a_reason_of_its_own(word, text, changes):
@@ -149,12 +130,9 @@ def test_what_networks_learned_from_stands_beside_their_numbers(tidy):
     wide = wide_indices(tidy)
     wide["training"] = [labels.get(key) for key in zip(wide["network"], wide["arm"], strict=True)]
     table = beside_study(wide, STUDY, ours, "imagenet").fillna({"training": ""})
-    for source, texts in (
-        ("trained", ["3 × 5,000"]),
-        ("untrained", [""]),
-        ("study", ["200 × 40,000", ""]),
-    ):
-        assert sorted(set(table[table["source"] == source]["training"])) == sorted(texts)
+    known = {"trained": {"3 × 5,000"}, "untrained": {""}, "study": {"200 × 40,000", ""}}
+    for source, texts in known.items():
+        assert set(table[table["source"] == source]["training"]) == texts
     both = pd.concat([ours, ours.assign(arm="pretrained", epochs=[3, 3, 4])])
     assert training_note(both) == (
         "Training, epochs × images: vgg16 3 × 5,000 (trained, pretrained), resnet18 3 × 5,000 "
@@ -172,7 +150,6 @@ def test_reasons_add_up():
 def test_numbers_of_samples_of_the_few_rows_fit_the_values():
     for split in ("train", "test"):
         n = study_n("efficientnet_b0", "trained", split)
-        rows = STUDY[(STUDY["network"] == "efficientnet_b0") & (STUDY["arm"] == "trained")]
-        rows = rows[(rows["split"] == split) & rows["index"].isin(["si", "high_order_si"])]
-        hits = rows["value"] * n
+        rows = PRINTED["efficientnet_b0", "trained", split]
+        hits = rows[["si", "high_order_si"]] * n
         np.testing.assert_allclose(hits, hits.round(), atol=1e-9)
