@@ -4,7 +4,7 @@ import ast
 import shutil
 import sys
 from functools import partial
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
 
 import pytest
 
@@ -54,7 +54,7 @@ def test_an_edit_changes_the_keys_of_the_results_that_reach_it(copy):
     assert {module.split(".")[0] for module in modules} == packages
     before = all_keys(copy)
     for module, names in modules.items():
-        file = copy.joinpath(*module.split(".")).with_suffix(".py")
+        file = copy / f"{module.replace('.', '/')}.py"
         text = file.read_text()
         append(file, "EDITED = 1")
         assert changed(before, all_keys(copy)) == names.split(), module
@@ -76,16 +76,16 @@ def test_comments_docstrings_and_the_version_change_no_key(copy):
     assert all_keys(copy) == before
 
 
-IMPORTS = [
-    "from siutils.ranking import rank_correlation",  # the `__init__` hands it on
-    "from siutils.ranking.correlation import rank_correlation as tau",
-    "from siutils.ranking import correlation",
-    "import siutils.ranking.correlation",
-    "def late():\n    from siutils.ranking import rank_correlation",
-]
-
-
-@pytest.mark.parametrize("line", IMPORTS)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from siutils.ranking import rank_correlation",  # the `__init__` hands it on
+        "from siutils.ranking.correlation import rank_correlation as tau",
+        "from siutils.ranking import correlation",
+        "import siutils.ranking.correlation",
+        "def late():\n    from siutils.ranking import rank_correlation",
+    ],
+)
 def test_every_form_of_import_leads_to_the_module_of_the_name(copy, line):
     append(copy / "training/loop.py", line)
     before = all_keys(copy)
@@ -121,27 +121,25 @@ def make():
 """
 
 
-EDITS = [
-    ("constant_(weights, 0.5)", "constant_(weights, 0.25)", True),
-    ("2), Own()", "2), nn.ReLU(), Own()", True),
-    ("x + 1", "x + 2", True),
-    ("output * 2", "output * 3", True),
-    ("# up", "# EDITED", False),
-    ("'Adds.'", "'EDITED'", False),
-]
-
-
-@pytest.mark.parametrize(("old", "new", "changes"), EDITS)
-def test_the_key_of_a_model_covers_weights_structure_and_code(tmp_path, old, new, changes):
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("constant_(weights, 0.5)", "constant_(weights, 0.25)", True),
+        ("2), Own()", "2), nn.ReLU(), Own()", True),
+        ("x + 1", "x + 2", True),
+        ("output * 2", "output * 3", True),
+        ("# up", "# EDITED", False),
+        ("'Adds.'", "'EDITED'", False),
+    ],
+)
+def test_the_key_of_a_model_covers_weights_and_code(tmp_path, monkeypatch, old, new, changes):
     found = []
-    for folder, code in ((tmp_path / "a", OWN), (tmp_path / "b", OWN.replace(old, new))):
-        folder.mkdir()
-        (folder / "own.py").write_text(code)
-        spec = spec_from_file_location("own", folder / "own.py")
-        sys.modules["own"] = module = module_from_spec(spec)  # where `inspect` looks for it
-        spec.loader.exec_module(module)
-        found.append(model_key(module.make()))
-        del sys.modules["own"]
+    for name, code in (("before", OWN), ("after", OWN.replace(old, new))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own.py").write_text(code)
+        monkeypatch.syspath_prepend(tmp_path / name)
+        monkeypatch.delitem(sys.modules, "own", raising=False)
+        found.append(model_key(import_module("own").make()))
     assert (found[0] != found[1]) == changes
 
 
