@@ -81,12 +81,12 @@ WRONG = ("", "nonsense", "report --timeout soon", "score", "score x.npy --json -
 
 @pytest.mark.parametrize("arguments", WRONG)
 def test_argparse_errors_are_code_2(arguments):
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         main(arguments.split())
 
 
 def test_version_and_help(capsys):
-    with pytest.raises(SystemExit, match="0"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["--version"])
     assert capsys.readouterr().out == f"siutils {__version__}\n"
     with pytest.raises(SystemExit):
