@@ -56,18 +56,15 @@ def test_one_group_needs_no_estimate_and_is_kept_on_request():
 def test_files_that_are_there_are_used_and_need_no_room():
     sizes = {("a", None): 60, ("b", None): 60, ("c", None): 900}
     steps = plan_steps(sizes, 100, 0, 10, lambda: 0.0, present={("a", None), ("c", None)})
-    assert [(step.jobs[0][0], step.files, step.room) for step in steps] == [
-        ("a", True, 0),
-        ("b", False, 0),
-        ("c", True, 0),
-    ]
+    assert [step.jobs[0][0] for step in steps] == ["a", "b", "c"]
+    assert [step.files for step in steps] == [True, False, True]
+    assert not any(step.room for step in steps)
 
 
 def test_files_that_are_kept_count_beside_those_of_later_steps():
     sizes = {(name, None): size for name, size in zip("abcd", (30, 30, 90, 80), strict=True)}
-    steps = plan_steps(sizes, 100, 0, 230, lambda: 0.0, keep=True)
-    assert [(step.keep, step.room) for step in steps] == [(True, 60), (False, 170)]
-    assert room_needed(steps) == 230
-    steps = plan_steps(sizes, 100, 0, 229, lambda: 0.0, keep=True)
-    assert [(step.keep, step.room) for step in steps] == [(True, 60), (False, 90), (False, 80)]
-    assert room_needed(steps) == 150
+    for free, rooms, needed in ((230, [60, 170], 230), (229, [60, 90, 80], 150)):
+        steps = plan_steps(sizes, 100, 0, free, lambda: 0.0, keep=True)
+        assert [step.room for step in steps] == rooms
+        assert [step.keep for step in steps] == [True] + [False] * (len(rooms) - 1)
+        assert room_needed(steps) == needed

@@ -16,12 +16,10 @@ from siutils.layers.transitions import STATES, flows, paired_tests
 
 
 def curves(values, n_layers=4):
-    rows = [
-        {"series": name, "depth": d, "layer": f"f.{d}", "value": v, "low": v - 0.1, "high": v + 0.1}
-        for name, v in values.items()
-        for d in range(n_layers)
-    ]
-    return pd.DataFrame(rows).assign(chance=0.1, panel="p")
+    rows = [(s, d, f"f.{d}", v) for s, v in values.items() for d in range(n_layers)]
+    table = pd.DataFrame(rows, columns=["series", "depth", "layer", "value"])
+    value = table["value"]
+    return table.assign(low=value - 0.1, high=value + 0.1, chance=0.1, panel="p")
 
 
 def verdicts():

@@ -14,16 +14,16 @@ X, Y = random_data(0, 60, classes=3)
 SCORED = {"vgg16": SeparationIndex(X, Y), "resnet18": SeparationIndex(X[:, :2], Y)}
 IMAGES = np.arange(60, dtype=np.uint8)[:, None, None, None] * np.ones((3, 4, 4), np.uint8)
 CLASSES = ["ant", "bee", "cat"]
+BY_CLASS = pd.DataFrame({"class": CLASSES, "vgg16": [0.2, 0.4, 0.9], "resnet18": [0.1, 0.5, 1.0]})
 SCORES = SCORED["vgg16"].separation_score()
 CHOSEN = [int(SCORES.argmax()), int(SCORES.argmin())]  # neighbors of its class, and of others
 STRIPS = pd.concat(s.neighbor_table(CHOSEN, k=3).assign(network=n) for n, s in SCORED.items())
 
 
 def ranking():
-    rows = [("cold", "b", 0.3, "a"), ("cold", "a", 0.2, "a"), ("warm", "a", 0.6, "a"),
-            ("warm", "b", 0.4, "b")]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["arm", "network", "value", "group"])
-    return table.assign(low=table["value"] - 0.1, high=table["value"] + 0.1)
+    table = pd.DataFrame({"arm": ["cold", "cold", "warm", "warm"], "network": list("baab")})
+    value = pd.Series([0.3, 0.2, 0.6, 0.4])
+    return table.assign(value=value, group=list("aaab"), low=value - 0.1, high=value + 0.1)
 
 
 def transitions():
@@ -34,9 +34,7 @@ def transitions():
 
 FIGURES = {
     "ranking_dots": lambda: network_plots.ranking_dots(ranking()),
-    "class_map": lambda: network_plots.class_map(
-        pd.DataFrame({"class": CLASSES, "vgg16": [0.2, 0.4, 0.9], "resnet18": [0.1, 0.5, 1.0]})
-    ),
+    "class_map": lambda: network_plots.class_map(BY_CLASS),
     "transition_maps": lambda: network_plots.transition_maps(transitions()),
     "network_strips": lambda: network_plots.network_strips(STRIPS, IMAGES, CLASSES),
 }
@@ -58,9 +56,9 @@ def test_each_panel_of_the_ranking_has_its_networks_in_order_with_their_letters(
 
 def test_class_map_shows_values_in_their_cells():
     axes = FIGURES["class_map"]().axes[0]
-    assert axes.images[0].get_array().tolist() == [[0.2, 0.1], [0.4, 0.5], [0.9, 1.0]]
-    assert [text.get_text() for text in axes.texts] == ["0.20", "0.10", "0.40", "0.50", "0.90",
-                                                        "1.00"]  # fmt: skip
+    values = BY_CLASS[["vgg16", "resnet18"]].to_numpy()
+    assert axes.images[0].get_array().tolist() == values.tolist()
+    assert [text.get_text() for text in axes.texts] == [f"{v:.2f}" for v in values.ravel()]
     assert [text.get_color() for text in axes.texts][-2:] == ["white", "white"]
 
 

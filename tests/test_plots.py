@@ -9,10 +9,7 @@ from siutils import SeparationIndex
 from siutils.figures import plots
 
 X = np.random.default_rng(0).normal(size=(60, 3))
-Y = np.arange(60) % 3
-
-
-SCORED = SeparationIndex(X, Y)
+SCORED = SeparationIndex(X, np.arange(60) % 3)
 CONFUSION, HARDEST = SCORED.confusion(), SCORED.hardest(2, k=3)
 IMAGES = np.arange(60, dtype=np.uint8)[:, None, None, None] * np.ones((3, 4, 4), np.uint8)
 
@@ -30,19 +27,16 @@ def dots():
     return table.assign(value=np.linspace(0.1, 0.9, len(table)))
 
 
+ARROWS = pd.DataFrame({"x": [0, 1], "y": [0, 1], "label": [0, 1], "same": [True, False]})
+ARROWS = ARROWS.assign(neighbor_x=[1, 0], neighbor_y=[1, 0])
+CLASSES = pd.DataFrame({"class": ["a", "b"], "si": [0.2, 0.8]})
 SCATTER = pd.DataFrame({"network": ["a", "b", "c"], "si": [0.1, 0.2, 0.4], "leep": [-3, -1, -2]})
 SCATTER["fine_tuned_accuracy"] = [0.5, 0.7, 0.6]
 FIGURES = {
-    "neighbor_arrows": lambda: plots.neighbor_arrows(
-        pd.DataFrame({"x": [0, 1], "y": [0, 1], "label": [0, 1], "same": [True, False]}).assign(
-            neighbor_x=[1, 0], neighbor_y=[1, 0]
-        )
-    ),
+    "neighbor_arrows": lambda: plots.neighbor_arrows(ARROWS),
     "image_grid": lambda: plots.image_grid(np.zeros((3, 3, 4, 4), np.uint8), list("abc"), 2),
-    "order_curves": lambda: plots.order_curves(SeparationIndex(X, Y).report(4)),
-    "class_bars": lambda: plots.class_bars(
-        pd.DataFrame({"class": ["a", "b"], "si": [0.2, 0.8]}), chance=0.5
-    ),
+    "order_curves": lambda: plots.order_curves(SCORED.report(4)),
+    "class_bars": lambda: plots.class_bars(CLASSES, chance=0.5),
     "size_curve": lambda: plots.size_curve(pd.DataFrame({"n": [10, 100], "value": [0.2, 0.4]})),
     "confusion_map": lambda: plots.confusion_map(CONFUSION, list("abc")),
     "neighbor_strips": lambda: plots.neighbor_strips(HARDEST, IMAGES, list("abc")),
@@ -58,7 +52,7 @@ def test_figures_render_without_touching_the_global_style(name, tmp_path):
 
 
 def test_order_curves_draw_the_values_of_the_table():
-    table = SeparationIndex(X, Y).report(4)
+    table = SCORED.report(4)
     lines = {line.get_label(): line for line in plots.order_curves(table).axes[0].lines}
     expected = table[table["index"] == "soft_order_si"]["value"]
     np.testing.assert_array_equal(lines["soft-order SI"].get_ydata(), expected)

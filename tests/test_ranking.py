@@ -12,9 +12,8 @@ from siutils.ranking.correlation import rank_correlation
 def test_perfect_reversed_and_swapped_orders():
     accuracy = [10.0, 20.0, 30.0, 40.0]
     same = rank_correlation([1, 2, 3, 4], accuracy)
-    assert [same[k] for k in ("weighted_kendall", "kendall", "spearman", "pearson")] == (
-        pytest.approx([1.0] * 4)
-    )
+    for name in ("weighted_kendall", "kendall", "spearman", "pearson"):
+        assert same[name] == pytest.approx(1)
     reverse = rank_correlation([4, 3, 2, 1], accuracy)
     assert reverse["kendall"] == pytest.approx(-1)
     assert reverse["top1_regret"] == 30.0
@@ -36,17 +35,19 @@ def test_weighted_kendall_minds_the_top_most():
 
 
 @pytest.mark.parametrize(
-    ("scores", "accuracies", "message"),
+    ("scores", "accuracies", "options", "message"),
     [
-        ([1, 2], [1, 2, 3], "one length"),
-        ([1], [1], "one length"),
-        ([1, np.nan], [1, 2], "scores must be finite"),
-        ([1, 2], [3, 3], "accuracies are all 3"),
+        ([1, 2], [1, 2, 3], {}, "one length"),
+        ([1], [1], {}, "one length"),
+        ([1, np.nan], [1, 2], {}, "scores must be finite"),
+        ([1, 2], [3, 3], {}, "accuracies are all 3"),
+        ([1, 2], [1, 2], {"interval": True}, "at least 3 models for an interval; got 2"),
+        ([1, 2, 3], [1, 2, 3], {"interval": True, "repeats": 0}, "integer ≥ 1, got 0"),
     ],
 )
-def test_wrong_input_is_one_clear_error(scores, accuracies, message):
+def test_wrong_input_is_one_clear_error(scores, accuracies, options, message):
     with pytest.raises(ValueError, match=message):
-        rank_correlation(scores, accuracies)
+        rank_correlation(scores, accuracies, **options)
 
 
 def test_interval_holds_the_middle_of_all_resamples():
@@ -83,10 +84,3 @@ def test_interval_adds_to_the_result_and_follows_the_seed():
     assert -1 <= low < plain["weighted_kendall"] < high <= 1
     perfect = rank_correlation([1, 2, 3], [4, 5, 6], interval=True, repeats=50)
     assert perfect["weighted_kendall_low"] == pytest.approx(1)
-
-
-def test_interval_needs_three_models_and_repeats():
-    with pytest.raises(ValueError, match="at least 3 models for an interval; got 2"):
-        rank_correlation([1, 2], [1, 2], interval=True)
-    with pytest.raises(ValueError, match="repeats must be an integer ≥ 1, got 0"):
-        rank_correlation([1, 2, 3], [1, 2, 3], interval=True, repeats=0)
