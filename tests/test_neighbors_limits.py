@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -28,27 +29,53 @@ from siutils.separation.runs import neighbors_among
 
 X = np.random.default_rng(0).normal(size=(240, 9))
 
-MAPPED = """
-import resource, sys
+LIMITED = """
+import resource, sys, warnings
 import numpy as np, torch
+warnings.simplefilter("ignore")  # a read-only array
+def limit(more):
+    used = 1024 * int(open("/proc/self/status").read().split("VmData:")[1].split()[0])
+    resource.setrlimit(resource.RLIMIT_DATA, (used + more, used + more))
+"""
+MAPPED = """
 from siutils import kneighbors
 torch.set_num_threads(1)
 kneighbors(np.random.default_rng(0).normal(size=(500, 8)), 1)  # loads what loads late
-used = 1024 * int(open("/proc/self/status").read().split("VmData:")[1].split()[0])
-resource.setrlimit(resource.RLIMIT_DATA, (used + {limit}, used + {limit}))
+limit({limit})
 x = np.load(sys.argv[1], mmap_mode="r")
 assert x.nbytes > 2 * {limit}
 some = slice(None, None, len(x) // 20)
 if sys.argv[2] == "own":
-    found = kneighbors(x, 2)
-    found = type(found)(*(part[some] for part in found))
+    distances, indices = (part[some] for part in kneighbors(x, 2))
 else:
-    found = kneighbors(x, 2, x[some], method=sys.argv[2])
-np.savez(sys.argv[3], distances=found.distances, indices=found.indices)
+    distances, indices = kneighbors(x, 2, x[some], method=sys.argv[2])
+np.savez(sys.argv[3], distances=distances, indices=indices)
 """
+MOMENTS = """
+from siutils.separation.separation_index import moments
+torch.zeros(2**22 - 2**10, dtype=torch.float64)  # freed: from now on such blocks are of the heap
+x = torch.from_numpy(np.load(sys.argv[1], mmap_mode="r"))
+moments(x[:, :200])
+limit(2**27)
+mean, std = moments(x)
+assert mean.tolist() == [0.5] * x.shape[1] and len(std.unique()) == 1
+"""
+needs_rlimit = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+def run_limited(code, *arguments):
+    one = os.environ | {"OMP_NUM_THREADS": "1"}  # more share the heap otherwise
+    subprocess.run([sys.executable, "-c", LIMITED + code, *arguments], check=True, env=one)
+
+
+def assert_exact(x, queries=None, **options):
+    found = kneighbors(x, 3, queries, **options)
+    distances, indices = brute_neighbors(x, 3, queries)
+    np.testing.assert_array_equal(found.indices.numpy(), indices)
+    np.testing.assert_array_equal(found.distances.numpy(), distances)
+
+
+@needs_rlimit
 @pytest.mark.parametrize(
     ("method", "shape", "limit"),
     [
@@ -62,55 +89,28 @@ def test_memory_map_larger_than_the_memory_of_the_process(tmp_path, method, shap
     x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, shape)
     x[:, :64] = rng.normal(size=(len(x), 64))  # the rest are zeros, a hole in the file
     x.flush()
-    code = MAPPED.format(limit=limit)
-    subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "x.npy", method, tmp_path / "found.npz"], check=True
-    )
+    run_limited(MAPPED.format(limit=limit), tmp_path / "x.npy", method, tmp_path / "found.npz")
     found = np.load(tmp_path / "found.npz")
     distances, indices = brute_neighbors(x[:, :64], 3, x[:: len(x) // 20, :64])
-    first = int(method == "own")  # without the sample itself
-    distances, indices = distances[:, first : first + 2], indices[:, first : first + 2]
-    np.testing.assert_array_equal(found["indices"], indices)
-    np.testing.assert_allclose(found["distances"], distances, rtol=1e-14)
+    two = slice(1, 3) if method == "own" else slice(2)  # without the sample itself
+    np.testing.assert_array_equal(found["indices"], indices[:, two])
+    np.testing.assert_allclose(found["distances"], distances[:, two], rtol=1e-14)
 
 
-MOMENTS = """
-import resource, sys, warnings
-import numpy as np, torch
-from siutils.separation.separation_index import moments
-warnings.simplefilter("ignore")  # a read-only array
-torch.zeros(2**22 - 2**10, dtype=torch.float64)  # freed: from now on such blocks are of the heap
-x = torch.from_numpy(np.load(sys.argv[1], mmap_mode="r"))
-moments(x[:, :200])
-used = 1024 * int(open("/proc/self/status").read().split("VmData:")[1].split()[0])
-resource.setrlimit(resource.RLIMIT_DATA, (used + 2**27, used + 2**27))
-mean, std = moments(x)
-assert mean.tolist() == [0.5] * x.shape[1] and len(std.unique()) == 1
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+@needs_rlimit
 def test_moments_of_many_features_take_little_memory(tmp_path):
     x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (10_000, 5_000))
     x[::2] = 1
     x.flush()
-    one = os.environ | {"OMP_NUM_THREADS": "1"}  # more share the heap otherwise
-    subprocess.run([sys.executable, "-c", MOMENTS, tmp_path / "x.npy"], check=True, env=one)
+    run_limited(MOMENTS, tmp_path / "x.npy")
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_threads_and_chunks_change_no_bit(method):
+def test_threads_and_chunks_change_no_bit(one_thread, method):
     x = np.round(X[:90], 1)  # near ties and exact ones
-    expected = brute_neighbors(x, 3)
-    before = torch.get_num_threads()
-    try:
-        for threads, chunk in ((1, None), (1, 1), (2, 7), (2, None), (3, 64), (2, 10_000)):
-            torch.set_num_threads(threads)
-            found = kneighbors(x, 3, method=method, chunk_size=chunk)
-            assert np.array_equal(found.distances.numpy(), expected[0])
-            assert np.array_equal(found.indices.numpy(), expected[1])
-    finally:
-        torch.set_num_threads(before)
+    for threads, chunk in ((1, None), (1, 1), (2, 7), (2, None), (3, 64), (2, 10_000)):
+        torch.set_num_threads(threads)
+        assert_exact(x, method=method, chunk_size=chunk)
 
 
 def test_out_of_memory_halves_the_chunk_and_goes_on(monkeypatch):
@@ -123,17 +123,12 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(monkeypatch):
         return real(q, x, row, col, unit)
 
     monkeypatch.setattr(_pairs, "squared_distances", scarce)
-    expected = brute_neighbors(X, 3)[1]
-    assert np.array_equal(kneighbors(X, 3, method="exact").indices.numpy(), expected)
+    assert_exact(X, method="exact")
     assert max(sizes) > 2000
     long = np.random.default_rng(1).normal(size=(3000, 2))  # a single row makes 3,000 pairs
-    with monkeypatch.context() as patch:
-        patch.setattr(neighbors, "REFERENCES", 1500)
-        found = kneighbors(long, 3, long[:9] + 1, method="exact")
-    assert np.array_equal(found.indices.numpy(), brute_neighbors(long, 3, long[:9] + 1)[1])
-    monkeypatch.setattr(
-        _pairs, "squared_distances", lambda *a: (_ for _ in ()).throw(MemoryError("none left"))
-    )
+    monkeypatch.setattr(neighbors, "REFERENCES", 1500)
+    assert_exact(long, long[:9] + 1, method="exact")
+    monkeypatch.setattr(_pairs, "squared_distances", Mock(side_effect=MemoryError("none left")))
     with pytest.raises(MemoryError, match="a single row"):
         kneighbors(X, 3, method="exact")
 
@@ -149,29 +144,23 @@ def test_out_of_memory_in_a_product_halves_the_chunk_and_goes_on(monkeypatch, sa
         return real(a, b, **out)
 
     monkeypatch.setattr(torch, "mm", scarce)
-    found = kneighbors(X, 3, X[:100].copy(), method="brute")
-    assert np.array_equal(found.indices.numpy(), brute_neighbors(X, 3, X[:100])[1])
+    assert_exact(X, X[:100].copy(), method="brute")
     assert sizes[0] > 16 >= sizes[-1]
 
 
 @pytest.mark.parametrize("queries", [None, X[:100].copy()])
 def test_maxima_that_leave_no_room_for_products_become_fewer(monkeypatch, queries):
-    real, maxima, rows = torch.mm, _screen.Screen._maxima, []
+    real, sizes = _screen.Screen._maxima, []
 
-    def counted(self, low, high, *args, **options):
-        rows.append(high - low)
-        return maxima(self, low, high, *args, **options)
+    def scarce(self, low, high, *args, **options):
+        sizes.append(high - low)
+        if high - low > 30:
+            raise MemoryError("out of memory while screening a single row")
+        return real(self, low, high, *args, **options)
 
-    def scarce(a, b, **out):
-        if rows and rows[-1] > 30:
-            raise RuntimeError("could not create a primitive")
-        return real(a, b, **out)
-
-    monkeypatch.setattr(_screen.Screen, "_maxima", counted)
-    monkeypatch.setattr(torch, "mm", scarce)
-    found = kneighbors(X, 3, queries, method="brute")
-    assert np.array_equal(found.indices.numpy(), brute_neighbors(X, 3, queries)[1])
-    assert rows[0] > 30 >= rows[-1]
+    monkeypatch.setattr(_screen.Screen, "_maxima", scarce)
+    assert_exact(X, queries, method="brute")
+    assert sizes[0] > 30 >= sizes[-1]
 
 
 class Scarce(TorchDispatchMode):
@@ -195,36 +184,32 @@ class Scarce(TorchDispatchMode):
 def test_no_room_for_sketches_or_maxima_costs_time_only(monkeypatch, method, halve):
     monkeypatch.setattr(_sketch, "HALVE", halve)  # bfloat16 products or none
     x = np.random.default_rng(3).normal(size=(400, 40)).astype(np.float32)
-    with Scarce(4000) as scarce:
-        found = kneighbors(x, 3, method=method, chunk_size=50)
-    assert scarce.refused > 1
-    expected = brute_neighbors(x, 3)
-    np.testing.assert_array_equal(found.indices, expected[1])
-    np.testing.assert_array_equal(found.distances, expected[0])
+    for queries in (None, x[:90] + 1):
+        with Scarce(4000) as scarce:
+            assert_exact(x, queries, method=method, chunk_size=50)
+        assert scarce.refused > 1
 
 
-def test_sketches_and_maxima_stay_within_a_quarter_of_the_features_and_a_billion(monkeypatch):
-    x = torch.randn(3000, 64, generator=torch.Generator().manual_seed(0))
+def test_sketches_stay_within_a_quarter_of_the_features_and_a_billion(monkeypatch):
+    x, refs = torch.randn(3000, 64, generator=torch.Generator().manual_seed(0)), torch.arange(3000)
     job = _pairs.Job(x, x, 2, True, 1.0, 0.25, x.mean(0).double(), None)
     assert job.room == 10**9 + 3000 * 64
-    base = _sketch.Frame(job.center, job.scale, torch.float32)
-    frame = projection.choose(x, 2, base, True, 170, 0)
+    frame = _sketch.Frame(job.center, job.scale, torch.float32)
     for room in (0, 10**5, 10**9):
         monkeypatch.setattr(_pairs.Job, "room", room)
-        refs = torch.arange(3000)
-        out = _pairs.no_neighbors(3000, 2, x.device)
-        screen = _screen.Screen(job, frame, refs, refs, 3000, out)
-        assert screen.refs.bytes <= room
-        assert (screen.refs.bytes > 0) == (room == 10**9)
+        none = _pairs.no_neighbors(3000, 2, x.device)
+        kept = _screen.Screen(job, frame, refs, refs, 3000, none).refs.bytes
+        assert kept <= room
+        assert (kept > 0) == (room == 10**9)
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
-    def broken(*arguments, **out):
-        raise RuntimeError("something else")
-
-    monkeypatch.setattr(torch, "mm", broken)
+@pytest.mark.parametrize(
+    ("owner", "name", "method"), [(torch, "mm", "brute"), (projection, "candidates", "projection")]
+)
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch, owner, name, method):
+    monkeypatch.setattr(owner, name, Mock(side_effect=RuntimeError("something else")))
     with pytest.raises(RuntimeError, match="something else"):
-        kneighbors(X, 3, method="brute")
+        kneighbors(X, 3, method=method)
 
 
 def _live_numbers():
@@ -233,7 +218,6 @@ def _live_numbers():
 
 
 def test_interrupt_leaves_nothing_behind(monkeypatch):
-    expected = kneighbors(X, 3)
     before = (_live_numbers(), threading.active_count(), torch.get_num_threads())
     real = _screen.Screen._settle
 
@@ -249,7 +233,7 @@ def test_interrupt_leaves_nothing_behind(monkeypatch):
     assert not torch.is_autocast_enabled("cpu")
     assert not torch.is_inference_mode_enabled()
     assert not tqdm._instances
-    assert torch.equal(kneighbors(X, 3).indices, expected.indices)
+    assert_exact(X)
 
 
 @pytest.mark.parametrize(("terminal", "delay"), [(True, 0), (False, 0), (True, _pairs.DELAY)])
@@ -264,16 +248,9 @@ def test_progress_shows_on_a_terminal_only_and_not_of_short_work(monkeypatch, te
 
 
 def test_too_little_memory_to_choose_a_projection_leaves_all_dimensions(monkeypatch):
-    def full(*_):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-
+    full = Mock(side_effect=RuntimeError("DefaultCPUAllocator: can't allocate memory"))
     monkeypatch.setattr(projection, "candidates", full)
-    x = np.random.default_rng(2).normal(size=(300, 80))
-    found = kneighbors(x, 2, method="projection")
-    np.testing.assert_array_equal(found.indices, brute_neighbors(x, 2)[1])
-    monkeypatch.setattr(projection, "candidates", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        kneighbors(x, 2, method="projection")
+    assert_exact(np.random.default_rng(2).normal(size=(300, 80)), method="projection")
 
 
 def test_checking_features_takes_memory_that_their_number_does_not_change():
