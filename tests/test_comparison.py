@@ -1,6 +1,7 @@
 """Paired comparison: exact cases, corrections, and its error rate under a real null."""
 
 from itertools import combinations
+from string import ascii_lowercase
 
 import numpy as np
 import pandas as pd
@@ -40,9 +41,6 @@ def test_holm_on_a_case_done_by_hand_and_in_any_order():
     assert holm(p[::-1]).tolist() == pytest.approx(holm(p)[::-1].tolist())
     assert holm([0.9, 0.8]).tolist() == [1.0, 1.0]
     assert holm([]).tolist() == []
-    for bad in ([1.2], [float("nan")], [[0.1]]):
-        with pytest.raises(ValueError, match="p_values must be numbers from 0 to 1"):
-            holm(bad)
 
 
 def copies(generator, n=200, noise=0.7):
@@ -90,122 +88,99 @@ def test_comparison_says_which_samples_and_classes_speak():
     np.testing.assert_allclose(found.classes["p_holm"], holm(found.classes["p_value"]))
 
 
-@pytest.mark.parametrize("index", ["si", "soft_order_si", "anti_si", "center_si"])
-def test_a_representation_does_not_differ_from_itself(index):
-    x, y = random_data()
-    found = SeparationIndex(x, y).compare(
-        SeparationIndex(x * 2, y), index, 2 if "o" in index else 1
-    )
+@pytest.mark.parametrize(
+    ("index", "order"), [("si", 1), ("soft_order_si", 2), ("anti_si", 1), ("center_si", 1)]
+)
+def test_a_representation_does_not_differ_from_itself(index, order):
+    found = S.compare(SeparationIndex(X * 2, Y), index, order)
     assert (found.effect, found.wins, found.losses, found.p_value) == (0, 0, 0, 1)
     assert -0.1 < found.low < 0 < found.high < 0.1
 
 
-def test_a_clear_difference_is_found_and_survives_the_correction():
+def test_clear_differences_are_found_and_all_groups_are_corrected_together():
     x, y = random_data(0, 400)
-    rng = np.random.default_rng(0)
-    parts = {"good": x * 0.1 + 3 * y[:, None], "poor": x, "none": rng.normal(size=x.shape)}
-    table = compare_all({name: SeparationIndex(part, y) for name, part in parts.items()})
-    assert table[["first", "second"]].values.tolist() == [
-        ["good", "poor"], ["good", "none"], ["poor", "none"],
-    ]  # fmt: skip
-    assert (table["p_holm"] < 0.001).all()
-    assert (table["p_holm"] >= table["p_value"]).all()
-    assert (table["low"] > 0).all()
-    assert (table["n"] == 400).all()
-
-
-def test_comparisons_that_make_no_sense_are_refused():
-    x, y = random_data()
-    s = SeparationIndex(x, y)
-    with pytest.raises(ValueError, match="must hold the same samples; got 150 and 149"):
-        s.compare(SeparationIndex(x[1:], y[1:]))
-    other = y.copy()
-    other[7] += 1
-    with pytest.raises(
-        ValueError, match="must hold the same samples; their labels differ at sample 7"
-    ):
-        s.compare(SeparationIndex(x, other))
-    with pytest.raises(ValueError, match="representations must be two or more"):
-        compare_all({"one": s})
-    with pytest.raises(ValueError, match="index must be one of"):
-        s.compare(s, "si2")
-
-
-def test_pairs_within_groups_are_corrected_together():
-    x, y = random_data(0, 200)
-    rng = np.random.default_rng(0)
-    parts = {
-        name: SeparationIndex(x + rng.normal(size=x.shape) * s, y) for name, s in NOISE.items()
-    }
-    groups = {"all": parts, "two": {"a": parts["a"], "c": parts["c"]}, "one": {"b": parts["b"]}}
+    none = np.random.default_rng(0).normal(size=x.shape)
+    features = {"good": x * 0.1 + 3 * y[:, None], "poor": x, "none": none}
+    parts = {name: SeparationIndex(part, y) for name, part in features.items()}
+    few = {name: parts[name] for name in ("good", "none")}
+    groups = {"all": parts, "two": few, "one": {"poor": parts["poor"]}}
     table = compare_groups(groups, "soft_order_si", 2)
     assert table[["within", "first", "second"]].values.tolist() == [
-        ["all", "a", "b"], ["all", "a", "c"], ["all", "b", "c"], ["two", "a", "c"],
+        ["all", "good", "poor"], ["all", "good", "none"], ["all", "poor", "none"],
+        ["two", "good", "none"],
     ]  # fmt: skip
+    assert (table["p_holm"] < 0.001).all()
+    assert (table["low"] > 0).all()
+    assert (table["n"] == 400).all()
+    np.testing.assert_array_equal(table["p_holm"], holm(table["p_value"]))
     alone = compare_all(parts, "soft_order_si", 2)
+    np.testing.assert_array_equal(alone["p_holm"], holm(alone["p_value"]))
     same = table[table["within"] == "all"].drop(columns=["within", "p_holm"])
     pd.testing.assert_frame_equal(same, alone.drop(columns="p_holm"))
-    np.testing.assert_array_equal(table["p_holm"], holm(table["p_value"]))
-    with pytest.raises(ValueError, match=r"groups must hold two .*; got {'one': 1}"):
-        compare_groups({"one": {"b": parts["b"]}})
 
 
-NOISE = {"a": 0.1, "b": 1.0, "c": 3.0}
+def random_pairs(rng, names, p_values):
+    pairs = pd.DataFrame(map(rng.permutation, combinations(names, 2)), columns=["first", "second"])
+    pairs["p_holm"] = rng.choice(p_values, len(pairs), p=rng.dirichlet([1, 1]))
+    return pairs.sample(frac=1, random_state=0)
 
 
-def random_pairs(rng, names, share):
-    rows = [(*(p if rng.random() < 0.5 else p[::-1]), rng.random() < share)
-            for p in combinations(names, 2)]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["first", "second", "differ"])
-    return table.assign(p_holm=np.where(table["differ"], 0.049, 0.05)).sample(
-        frac=1, random_state=0
-    )
-
-
-def largest_cliques(names, pairs):
+def largest_cliques(names, differ):
     """All largest sets without a differing pair, by looking at every subset."""
-    rows = pairs[["first", "second", "differ"]].itertuples(index=False)
-    differ = {frozenset((first, second)) for first, second, differ in rows if differ}
-    fine = [set(c) for size in range(1, len(names) + 1) for c in combinations(names, size)
-            if not any(frozenset(p) in differ for p in combinations(c, 2))]  # fmt: skip
-    return [c for c in fine if not any(c < other for other in fine)]
+    subsets = [set(c) for size in range(1, len(names) + 1) for c in combinations(names, size)]
+    fine = [s for s in subsets if not any(set(pair) <= s for pair in differ)]
+    return [s for s in fine if not any(s < other for other in fine)]
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_items_share_a_letter_exactly_if_they_do_not_differ(seed):
+@pytest.mark.parametrize("seed", range(21))
+@pytest.mark.parametrize("options", [{}, {"lowest_first": True}, {"alpha": 0.01}])
+def test_items_share_a_letter_exactly_if_they_do_not_differ(seed, options):
     rng = np.random.default_rng(seed)
     names = [f"n{i}" for i in range(seed % 7 + 1)]
-    pairs = random_pairs(rng, names, share=rng.random())
+    alpha = options.get("alpha", 0.05)
+    pairs = random_pairs(rng, names, [0.98 * alpha, alpha])
     scores = dict(zip(names, rng.integers(0, 4, len(names)) / 4, strict=True))
-    lowest_first = bool(seed % 2)
-    found = significant_groups(scores, pairs, lowest_first=lowest_first)
-    for first, second, differ in pairs[["first", "second", "differ"]].itertuples(index=False):
-        assert bool(set(found[first]) & set(found[second])) != differ
+    found = significant_groups(scores, pairs, **options)
     ordered = list(found)
-    assert [scores[n] for n in ordered] == sorted(scores.values(), reverse=not lowest_first)
+    highest_first = "lowest_first" not in options
+    assert [scores[n] for n in ordered] == sorted(scores.values(), reverse=highest_first)
     assert "a" in found[ordered[0]]
     letters = sorted(set("".join(found.values())))
-    groups = [{name for name in names if letter in found[name]} for letter in letters]
-    expected = largest_cliques(names, pairs)
-    assert sorted(map(sorted, groups)) == sorted(map(sorted, expected))
-    assert letters == list("abcdefghijklmnopqrstuvwxyz"[: len(letters)])
+    assert letters == list(ascii_lowercase[: len(letters)])
+    groups = [[name for name in names if letter in found[name]] for letter in letters]
+    differ = pairs.loc[pairs["p_holm"] < alpha, ["first", "second"]].to_numpy()
+    assert sorted(groups) == sorted(map(sorted, largest_cliques(names, differ)))
 
 
-def test_all_alike_are_one_group_and_all_different_are_many():
-    names = list("wxyz")
-    scores = {name: float(i) for i, name in enumerate(names)}
-    table = pd.DataFrame(combinations(names, 2), columns=["first", "second"])
-    assert set(significant_groups(scores, table.assign(p_holm=1.0)).values()) == {"a"}
-    assert significant_groups(scores, table.assign(p_holm=0.0)) == {
-        "z": "a", "y": "b", "x": "c", "w": "d",
-    }  # fmt: skip
-    assert significant_groups({"alone": 0.5}, table.assign(p_holm=0.0)) == {"alone": "a"}
-    assert set(significant_groups(scores, table.assign(p_holm=0.04), alpha=0.01).values()) == {"a"}
+X, Y = random_data()
+S = SeparationIndex(X, Y)
+PAIRS = pd.DataFrame({"first": ["x", "x"], "second": ["y", "z"], "p_holm": [0.5, 0.5]})
 
 
-def test_a_pair_that_is_missing_or_twice_there_is_refused():
-    table = pd.DataFrame({"first": ["x", "x"], "second": ["y", "z"], "p_holm": [0.5, 0.5]})
-    with pytest.raises(ValueError, match="pairs lacks the comparison of 'y' and 'z'"):
-        significant_groups({"x": 3, "y": 2, "z": 1}, table)
-    with pytest.raises(ValueError, match="pairs compares 'x' and 'y' more than once"):
-        significant_groups({"x": 3, "y": 2}, pd.concat([table, table]))
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: holm([1.2]), "p_values must be numbers from 0 to 1"),
+        (lambda: holm([float("nan")]), "p_values must be numbers from 0 to 1"),
+        (lambda: holm([[0.1]]), "p_values must be numbers from 0 to 1"),
+        (lambda: S.compare(SeparationIndex(X[1:], Y[1:])), "the same samples; got 150 and 149"),
+        (
+            lambda: S.compare(SeparationIndex(X, Y + (np.arange(150) == 7))),
+            "must hold the same samples; their labels differ at sample 7",
+        ),
+        (lambda: S.compare(S, "si2"), "index must be one of"),
+        (lambda: compare_all({"one": S}), "representations must be two or more"),
+        (lambda: compare_groups({"one": {"b": S}}), r"groups must hold two .*; got {'one': 1}"),
+        (
+            lambda: significant_groups({"x": 3, "y": 2, "z": 1}, PAIRS),
+            "pairs lacks the comparison of 'y' and 'z'",
+        ),
+        (
+            lambda: significant_groups({"x": 3, "y": 2}, pd.concat([PAIRS, PAIRS])),
+            "pairs compares 'x' and 'y' more than once",
+        ),
+    ],
+)
+def test_wrong_input_is_one_clear_error(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
