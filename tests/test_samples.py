@@ -1,6 +1,7 @@
 """Confusion, hardest samples and suspected errors against loops written from their definitions."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -25,17 +26,14 @@ K = 12
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_confusion_counts_pairs_and_its_trace_is_si(name):
+def test_confusion_counts_pairs(name):
     x, y = DATA[name]
     near = kneighbors(x, 3).indices.numpy()
-    table = neighbor_confusion(y, y[near][:, :1])
-    assert np.trace(table) / len(y) == pytest.approx(SeparationIndex(x, y).si(), abs=1e-12)
     table = neighbor_confusion(torch.from_numpy(y), torch.from_numpy(y[near]))
-    expected = {(a, b): 0 for a in np.unique(y) for b in np.unique(y)}
-    for i, row in enumerate(near):
-        for j in row:
-            expected[y[i], y[j]] += 1
-    assert {(a, b): table.loc[a, b] for a in table.index for b in table.columns} == expected
+    classes = np.unique(y).tolist()
+    assert table.index.tolist() == table.columns.tolist() == classes
+    pairs = Counter((y[i], y[j]) for i, row in enumerate(near) for j in row)
+    assert table.to_numpy().tolist() == [[pairs[a, b] for b in classes] for a in classes]
 
 
 def test_confusion_across_sets_shows_classes_that_either_lacks():
@@ -119,15 +117,8 @@ def test_label_errors_equal_the_oracle(monkeypatch, name, k):
         if not math.isnan(suspicion):
             assert (row["vote"], row["suggested_vote"]) == pytest.approx((own, other), abs=1e-12)
             assert row["suggested"] == suggested
-    values = table["suspicion"].dropna().to_numpy()
-    assert (np.diff(values) <= 0).all()
-
-
-def test_a_sample_alone_in_its_class_comes_last_with_nan():
-    x, y = DATA["single_sample_class"]
-    table = label_errors(y, kneighbors(x, K))
-    assert table["suspicion"].isna().sum() == 1
-    assert table.iloc[-1]["label"] == 99
+    values = table["suspicion"].to_numpy()
+    np.testing.assert_array_equal(values, -np.sort(-values))  # NaN last
 
 
 @pytest.mark.parametrize("seed", range(2))
