@@ -43,9 +43,8 @@ def work(rank, folder):
         start = sum(sizes[:rank])
         features, labels = X[start : start + sizes[rank]], Y[start : start + sizes[rank]]
         for part in range(0, sizes[rank], 25):
-            metric.update(
-                features[part : part + 25].to(dtypes[rank]), labels[part : part + 25].int()
-            )
+            rows = slice(part, part + 25)
+            metric.update(features[rows].to(dtypes[rank]), labels[rows].int())
         results[name] = metric.compute()
         own = sum(map(len, metric.features))
         assert own == sizes[rank], "after compute a rank must hold its own samples again"
@@ -109,8 +108,11 @@ def test_two_settings_in_a_collection_stay_apart():
     assert values["raw_si"] != values["scaled_si"]
 
 
+@pytest.mark.filterwarnings("ignore:.*before the ``update``")
 def test_inputs_are_checked_when_they_are_added():
     metric = SeparationIndexMetric()
+    with pytest.raises(ValueError, match="nothing was added"):
+        metric.compute()
     with pytest.raises(ValueError, match="features and labels must have the same length"):
         metric.update(X, Y[:-1])
     with pytest.raises(TypeError, match="labels must be integers"):
