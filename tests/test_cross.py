@@ -16,7 +16,7 @@ def scaled(x, test_x, normalize):
     return (x - mean) / std, (test_x - mean) / std
 
 
-def test_set(x, y):
+def moved_part(x, y):
     """A part of the data moved a little, some exact copies, and two classes the data lack."""
     rng = np.random.default_rng(8)
     pick = rng.integers(0, len(x), 60)
@@ -27,16 +27,14 @@ def test_set(x, y):
     return moved, labels
 
 
-test_set.__test__ = False
-
-
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("name", DATA)
 def test_every_cross_index_equals_the_oracle(name, normalize):
     x, y = DATA[name]
-    test_x, test_y = test_set(x, y)
+    test_x, test_y = moved_part(x, y)
     a, b = scaled(x, test_x, normalize)
-    cross = SeparationIndex(x, y, normalize=normalize).cross(test_x, test_y)
+    s = SeparationIndex(x, y, normalize=normalize)
+    cross = s.cross(test_x, test_y)
     for order in (1, 2, 5):
         oracle = index_values(a, y, order, queries=b, query_labels=test_y)
         for index in ("high_order_si", "soft_order_si", "anti_si"):
@@ -49,7 +47,6 @@ def test_every_cross_index_equals_the_oracle(name, normalize):
     oracle = center_values(a, y, b, test_y)
     np.testing.assert_array_equal(cross.center_si(per="sample"), oracle)
     assert cross.center_si() == pytest.approx(oracle.mean(), abs=1e-12)
-    s = SeparationIndex(x, y, normalize=normalize)
     assert cross.si() == s.cross_si(test_x, test_y) == pytest.approx(cross.soft_order_si(1))
     np.testing.assert_array_equal(cross.separation_score(), run_scores(a, y, b, test_y))
 
@@ -95,6 +92,8 @@ def test_interval_given_the_reference_is_wilson_with_independent_samples():
 @pytest.mark.parametrize("name", DATA)
 def test_cuda_equals_cpu(name):
     x, y = DATA[name]
-    parts = [SeparationIndex(x, y, True, device=d).cross(*test_set(x, y)) for d in ("cpu", "cuda")]
+    parts = [
+        SeparationIndex(x, y, True, device=d).cross(*moved_part(x, y)) for d in ("cpu", "cuda")
+    ]
     assert parts[0].report(5).equals(parts[1].report(5))
     assert torch.equal(parts[0].separation_score(), parts[1].separation_score())
