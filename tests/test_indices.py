@@ -10,39 +10,30 @@ from allocations import Largest
 from siutils import SeparationIndex
 from siutils.separation import indices
 
-NEIGHBOR_INDICES = ("high_order_si", "soft_order_si", "anti_si")
+
+def labels_of(counts):
+    return [c for c, n in enumerate(counts) for _ in range(n)]
 
 
-def mean_over_labelings(counts, hits_of, order):
-    """Mean of each index over all ways to give out labels in these numbers."""
-    labelings = set(permutations([c for c, n in enumerate(counts) for _ in range(n)]))
-    hits = torch.cat([hits_of(torch.tensor(labels)) for labels in labelings])
-    return [float(getattr(indices, name)(hits, order).mean()) for name in NEIGHBOR_INDICES]
-
-
-@pytest.mark.parametrize("counts", [[2, 2], [3, 2, 1], [1, 1, 1, 1], [5, 1]])
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_chance_is_the_mean_over_all_labelings(counts, order):
+@pytest.mark.parametrize(
+    ("counts", "reference"),
+    [
+        *(([2, 2], None), ([3, 2, 1], None), ([1, 1, 1, 1], None), ([5, 1], None)),
+        *(([2, 1], [2, 3]), ([1, 2, 3], [2, 0, 1, 3])),  # across two sets
+    ],
+)
+def test_chance_is_the_mean_over_all_labelings_of_the_reference(counts, reference, order):
+    own, others = torch.tensor(labels_of(counts)), labels_of(reference or counts)
     # Sample i's neighbors are i+1, i+2, … (cyclic): any fixed choice of distinct others will do.
-    samples = torch.arange(sum(counts))
-    neighbors = (samples[:, None] + torch.arange(1, order + 1)) % len(samples)
-    expected = mean_over_labelings(
-        counts, lambda labels: indices.neighbor_hits(labels, labels[neighbors]), order
-    )
-    found = [indices.chance(name, counts, order) for name in NEIGHBOR_INDICES]
-    assert found == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("test", "reference"), [([2, 1], [2, 3]), ([1, 2, 3], [2, 0, 1, 3])])
-@pytest.mark.parametrize("order", [1, 2, 3])
-def test_chance_across_sets_is_the_mean_over_all_labelings_of_the_reference(test, reference, order):
-    own = torch.tensor([c for c, n in enumerate(test) for _ in range(n)])
-    neighbors = (torch.arange(len(own))[:, None] + torch.arange(order)) % sum(reference)
-    expected = mean_over_labelings(
-        reference, lambda labels: indices.neighbor_hits(own, labels[neighbors]), order
-    )
-    found = [indices.chance(name, test, order, reference) for name in NEIGHBOR_INDICES]
-    assert found == pytest.approx(expected)
+    neighbors = (torch.arange(len(own))[:, None] + torch.arange(1, order + 1)) % len(others)
+    hits = torch.cat([
+        indices.neighbor_hits(own if reference else labels, labels[neighbors])
+        for labels in map(torch.tensor, set(permutations(others)))
+    ])  # fmt: skip
+    for name in ("high_order_si", "soft_order_si", "anti_si"):
+        expected = float(getattr(indices, name)(hits, order).mean())
+        assert indices.chance(name, counts, order, reference) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("counts", [[6, 5, 3], [4, 2, 1, 1], [1, 1, 1], [3]])
