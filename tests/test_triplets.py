@@ -45,13 +45,17 @@ def test_local_triplets_equal_the_oracle(name):
             np.testing.assert_array_equal(getattr(found, f"{kind}_distances"), distances)
 
 
-def test_a_sample_without_positive_or_negative_has_index_minus_one_and_infinity():
-    found = local_triplets([[0.0], [1.0], [5.0]], [4, 4, 9])
-    assert (found.same[2], found.same_distances[2]) == (-1, torch.inf)
-    assert local_triplet_index(found).tolist() == [1.0, 1.0, 0.0]
-    alone = local_triplets([[0.0], [1.0]], [0, 0])
-    assert alone.other.tolist() == [-1, -1]
-    assert local_triplet_index(alone).tolist() == [1.0, 1.0]
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        ([0.0, 1.0, 5.0], [4, 4, 9], [1, 1, 0]),  # the last has no other sample of its class
+        ([0.0, 1.0], [0, 0], [1, 1]),  # no other class
+        ([0.0, 1.0, 2.0], [0, 0, 1], [1, 0, 0]),  # a tie counts 0; in SI the lower index wins
+    ],
+)
+def test_local_triplet_index_of_missing_samples_and_ties(x, y, expected):
+    triplets = local_triplets(torch.tensor(x)[:, None], y)
+    assert local_triplet_index(triplets).tolist() == expected
 
 
 @pytest.mark.parametrize("name", ["random", "shifted", "single_sample_class"])
@@ -59,12 +63,6 @@ def test_local_triplet_index_is_si_where_there_are_no_ties(name):
     x, y = DATA[name]
     values = local_triplet_index(local_triplets(x, y))
     assert torch.equal(values, SeparationIndex(x, y).si(per="sample"))
-
-
-def test_ties_count_zero_here_and_go_to_the_lower_index_in_si():
-    x, y = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([0, 0, 1])
-    assert local_triplet_index(local_triplets(x, y)).tolist() == [1.0, 0.0, 0.0]
-    assert SeparationIndex(x, y).si(per="sample").tolist() == [1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize("name", ["random", "duplicates", "label_gap", "single_sample_class"])
