@@ -9,15 +9,16 @@ from labeled_data import DATA, random_data
 from reference import index_values
 
 from siutils import SeparationIndex
-from siutils.separation import indices, uncertainty
-from siutils.separation.uncertainty import Lists
+from siutils.separation import uncertainty
+from siutils.separation.indices import high_order_si
+from siutils.separation.uncertainty import Lists, list_depth
 
 POPULATIONS = {  # class means, shared standard deviation 1
     "two overlapping Gaussians": torch.tensor([[0.0, 0.0], [1.0, 0.0]]),
-    "six Gaussians": 2.5
-    * torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 1, 1]]),
+    "six Gaussians": torch.tensor(
+        [[0.0, 0, 0], [2.5, 0, 0], [0, 2.5, 0], [0, 0, 2.5], [2.5, 2.5, 0], [2.5, 2.5, 2.5]]
+    ),
 }
-KINDS = (("si", 1), ("high_order_si", 2))
 
 
 def draws(means, n, count, generator, depth):
@@ -31,27 +32,23 @@ def draws(means, n, count, generator, depth):
     return neighbors, theirs == labels[:, :, None]
 
 
-def values(hits, index, order):
-    return getattr(indices, "high_order_si" if index == "si" else index)(hits, order)
-
-
 @pytest.mark.parametrize("population", POPULATIONS)
 def test_95_percent_intervals_cover_in_93_to_97_percent_of_500_repetitions(population, one_thread):
     means, n, generator = POPULATIONS[population], 200, torch.Generator().manual_seed(0)
     pool = [draws(means, n, 100, generator, 2)[1].flatten(0, 1) for _ in range(25)]
-    truth = {k: float(values(torch.cat(pool), *k).mean()) for k in KINDS}
-    covered, binomial = dict.fromkeys(KINDS, 0), 0
+    truth = {order: float(high_order_si(torch.cat(pool), order).mean()) for order in (1, 2)}
+    covered, binomial = {1: 0, 2: 0}, 0
     for _ in range(5):
-        batch = draws(means, n, 100, generator, uncertainty.list_depth(2))
+        batch = draws(means, n, 100, generator, list_depth(2))
         for neighbors, hits in zip(*batch, strict=True):
-            for kind in KINDS:
-                v, depth = values(hits, *kind), uncertainty.list_depth(kind[1])
+            for order in covered:
+                values, depth = high_order_si(hits, order), list_depth(order)
                 lists = Lists(neighbors[:, :depth], hits[:, :depth])
-                effect = uncertainty.design_effect(v, [(1, lists)], *kind)
-                found = uncertainty.interval(v, effect)
-                covered[kind] += found.low <= truth[kind] <= found.high
-            naive = uncertainty.interval(values(hits, *KINDS[0]), 1.0)
-            binomial += naive.low <= truth[KINDS[0]] <= naive.high
+                effect = uncertainty.design_effect(values, [(1, lists)], "high_order_si", order)
+                found = uncertainty.interval(values, effect)
+                covered[order] += found.low <= truth[order] <= found.high
+            naive = uncertainty.interval(high_order_si(hits, 1), 1.0)
+            binomial += naive.low <= truth[1] <= naive.high
     assert all(0.93 <= count / 500 <= 0.97 for count in covered.values()), covered
     assert binomial / 500 < 0.9  # what the design effect is there for
 
@@ -62,8 +59,8 @@ def test_design_effect_is_the_ratio_of_variances(one_thread):
     true = float(hits.mean(1).var() * n / hits.var())
     effects = []
     for neighbors, h in zip(*draws(means, n, 20, generator, 8), strict=True):
-        v = values(h, "si", 1)
-        effects.append(uncertainty.design_effect(v, [(1, Lists(neighbors, h))], "si", 1))
+        lists = [(1, Lists(neighbors, h))]
+        effects.append(uncertainty.design_effect(h[:, 0].double(), lists, "si", 1))
     assert np.mean(effects) == pytest.approx(true, rel=0.1)
 
 
@@ -121,7 +118,7 @@ def test_many_samples_are_judged_by_a_random_choice(monkeypatch):
     small = s.interval("si", seed=1)
     record = s.record(lists=True, seed=1)
     rows = torch.randperm(900, generator=torch.Generator().manual_seed(1))[:300].sort().values
-    part = SeparationIndex(x[rows], y[rows]).record(uncertainty.list_depth(1))
+    part = SeparationIndex(x[rows], y[rows]).record(list_depth(1))
     assert torch.equal(record.lists(1).neighbors, part.neighbors.indices)
     assert torch.equal(record.lists(1).hits, part.hits)
     monkeypatch.setattr("siutils.separation.uncertainty.MAX_SAMPLES", 10_000)
