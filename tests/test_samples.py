@@ -6,11 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from labeled_data import DATA
+from labeled_data import DATA, RNG
 from reference import brute_neighbors
 from sklearn.datasets import load_digits
 
-import siutils.separation.samples as samples
 from siutils import Neighbors, SeparationIndex, kneighbors
 from siutils.separation.samples import (
     hardest_samples,
@@ -21,7 +20,6 @@ from siutils.separation.samples import (
     separated_by_first,
 )
 
-RNG = np.random.default_rng
 K = 12
 
 
@@ -106,7 +104,7 @@ def error_oracle(x, y, k):
 @pytest.mark.parametrize("name", [n for n in DATA if n != "one_class"])  # which is refused
 @pytest.mark.parametrize("k", [1, K, 60])
 def test_label_errors_equal_the_oracle(monkeypatch, name, k):
-    monkeypatch.setattr(samples, "_ROWS", 50)  # more than one part
+    monkeypatch.setattr("siutils.separation.samples._ROWS", 50)  # more than one part
     x, y = DATA[name]
     table = label_errors(y, kneighbors(x, k)).set_index("sample")
     assert sorted(table.index) == list(range(len(y)))

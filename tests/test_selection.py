@@ -4,14 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from labeled_data import DATA, grid
+from labeled_data import DATA, RNG, grid
 from reference import index_values
 
 import siutils.separation.selection as selection
 from siutils import SeparationIndex
 from siutils.separation.selection import best_subset, forward_selection, single_feature_si
-
-RNG = np.random.default_rng
 
 
 def awkward(n=240):

@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from labeled_data import DATA
+from labeled_data import DATA, RNG
 from reference import brute_neighbors
 
 from siutils import SeparationIndex, kneighbors
 from siutils.separation.triplets import global_triplet_index, local_triplet_index, local_triplets
-
-RNG = np.random.default_rng
 
 
 def oracle(x, y):
