@@ -46,7 +46,7 @@ bench: .venv/ready
 	touch $@
 
 lock: .venv/ready
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra weights --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --quiet --custom-compile-command "make lock" \
 		--output-file requirements.lock
 	{ sed '/- pip:/q' environment.yml; echo '      - --editable .'; \

@@ -87,7 +87,7 @@ def cifar_features() -> tuple[np.ndarray, np.ndarray]:
         model,
         replace(first, labels=torch.from_numpy(noisy)),
         second.subset(torch.arange(0, len(second), 10)),
-        get_recipe("one_cycle", batch_size=64, lr=0.05, crop_padding=2, warmup_epochs=2.0),
+        get_recipe("fast", batch_size=64, lr=0.05, crop_padding=2, warmup_epochs=2.0),
         transform=transform_for("cifar100"),
         epochs=EPOCHS,
         cache=cache_dir(),

@@ -17,8 +17,8 @@ from siutils.core import cache_dir
 from siutils.data import ImageSet, transform_for
 from siutils.training import augment, fit, get_recipe
 
-# network: recipe, epochs
-TRAINING = {"resnet18": ("one_cycle", 3), "efficientnet_b0": ("one_cycle_adamw", 6)}
+# network: epochs
+TRAINING = {"resnet18": 3, "efficientnet_b0": 6}
 WORKLOADS = ("pixels", *TRAINING, "low_rank", "noise")
 TRAIN, VAL = slice(0, 8000), slice(49500, 50000)
 STEP = 5000  # images whose features make one file of the cache
@@ -68,7 +68,7 @@ def _images(n: int) -> Tensor:
     images = _cifar().images
     parts, generator = [images[:n]], torch.Generator().manual_seed(0)
     for start in range(len(images), n, len(images)):
-        parts.append(augment(images[: n - start], get_recipe("one_cycle"), generator))
+        parts.append(augment(images[: n - start], get_recipe("study", rotation=0.0), generator))
     return torch.cat(parts)
 
 
@@ -86,11 +86,11 @@ def _features(name: str, n: int) -> Tensor:
     if n > len(data):
         raise ValueError(f"{name} has {len(data)} samples; {n} were asked for")
     model = create_model(name, num_classes=100, seed=0, zero_init_residual=name != "resnet18")
-    recipe, epochs = TRAINING[name]
     train, val = data.subset(range(50000)[TRAIN]), data.subset(range(50000)[VAL])
+    recipe = get_recipe("fast", name, epochs=TRAINING[name])
     fit(
-        model, train, val, recipe, transform=transform, epochs=epochs, seed=0, device="cpu",
-        cache=cache_dir(), progress=print,
+        model, train, val, recipe, transform=transform, seed=0, device="cpu", cache=cache_dir(),
+        progress=print,
     )  # fmt: skip
     parts = []
     for start in range(0, n, STEP):

@@ -11,14 +11,16 @@ from torchvision.ops import SqueezeExcitation
 
 from siutils.data.images import ImageSet, Transform
 from siutils.features.extraction import extract_features
-from siutils.networks.architectures import ARCHITECTURES
-from siutils.networks.models import MODELS, create_model
+from siutils.networks.architectures import ARCHITECTURES, MODELS
+from siutils.networks.models import create_model
 from siutils.study.transfer import inherit
 from siutils.training.loop import fit
+from siutils.training.recipes import get_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NAMES = MODELS[4:]  # behind the study's
+NAMES = (*ARCHITECTURES, "vgg11", "vgg13")
+RECIPE = get_recipe("fast", images=16, epochs=1, dtype="float32")
 
 
 def images(n):
@@ -100,7 +102,7 @@ def test_training_goes_on_from_its_files_and_hands_its_weights_on(name, tmp_path
     how = {"transform": Transform((0.5,) * 3, (0.5,) * 3), "device": "cpu", "cache": tmp_path}
     lines = []
     for model in (first, again):
-        fit(model, data, data, "one_cycle", epochs=1, progress=lines.append, **how)
+        fit(model, data, data, RECIPE, progress=lines.append, **how)
     assert len(lines) == 1  # the second is loaded, not trained
     weights = first.state_dict()
     assert all(weights[key].equal(value) for key, value in again.state_dict().items())

@@ -33,8 +33,23 @@ def test_crop_and_flip_are_shifts_and_mirrors_of_the_padded_image():
 
 def test_without_augmentation_images_stay():
     images = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
-    off = get_recipe("one_cycle", crop_padding=0, flip=False)
+    off = get_recipe("study", crop_padding=0, rotation=0, flip=False)
     assert augment(images, off, torch.Generator().manual_seed(0)).equal(images)
+
+
+def test_cutout_is_a_black_square_whose_center_lies_in_the_image():
+    images = torch.full((1000, 3, 7, 9), 5, dtype=torch.uint8)
+    recipe = get_recipe("study", crop_padding=0, flip=False, rotation=0, cutout=4)
+    black = augment(images, recipe, torch.Generator().manual_seed(0)) == 0
+    assert black.any(1).equal(black.all(1))  # in all channels
+    places = set()
+    for mask in black[:, 0]:
+        rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+        assert mask.sum() == len(rows) * len(columns)  # a rectangle
+        assert 2 <= len(rows) <= 4
+        assert 2 <= len(columns) <= 4
+        places.add((int(rows[0]), int(columns[0]), len(rows), len(columns)))
+    assert len(places) == 7 * 9
 
 
 @pytest.mark.cuda

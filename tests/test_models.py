@@ -14,7 +14,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from siutils.data.datasets import IMAGENET_MEAN, IMAGENET_STD
 from siutils.data.images import Transform
-from siutils.networks.models import MODELS, create_model, stage_table
+from siutils.networks.architectures import MODELS
+from siutils.networks.models import create_model, stage_table
 
 STUDY = {  # parameters for 100 classes, the published file, the last layer
     "vgg16": (34_015_396, "vgg16_bn-6c64b313.pth", "classifier.6"),
@@ -33,6 +34,9 @@ SHORTCUTS = {  # blocks with a shortcut, counted in the papers' tables; one of t
     "mobilenet_v2": (10, "features.3", 24),
     "mobilenet_v3_small": (6, "features.3", 24),
     "mnasnet0_5": (10, "layers.8.1", 16),
+    "efficientnet_lite0": (9, "_blocks.2", 24),
+    "efficientnet_lite1": (14, "_blocks.2", 24),
+    "efficientnet_lite2": (14, "_blocks.2", 24),
 }
 
 
@@ -94,6 +98,16 @@ def test_seed_decides_and_the_global_generator_stays(name):
     assert all(value.equal(again[key]) for key, value in first.items())
     assert not any(value.equal(other[key]) for key, value in first.items() if value.ndim > 1)
     assert torch.random.get_rng_state().equal(state)
+
+
+def test_without_shortcuts_the_layers_and_their_weights_are_the_same():
+    plain, whole = (create_model(f"resnet18{end}", 7, seed=0) for end in ("_no_shortcuts", ""))
+    shared = {k: v for k, v in whole.state_dict().items() if "downsample" not in k}
+    assert plain.state_dict().keys() == shared.keys()
+    assert all(v.shape == shared[k].shape for k, v in plain.state_dict().items())
+    block = plain.layer1[0].eval()
+    nn.init.zeros_(block.conv2.weight)
+    assert not block(torch.randn(2, 64, 8, 8)).any()  # nothing gets past the layers
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -41,7 +41,7 @@ def test_adamw_decays_only_weights_where_the_recipe_says_so():
         for p in model.parameters():
             p.fill_(1.0)
             p.grad = torch.zeros_like(p)
-    recipe = get_recipe("one_cycle_adamw", lr=0.5, weight_decay=0.1, decay_all=False)
+    recipe = get_recipe("study", optimizer="adamw", lr=0.5, weight_decay=0.1, decay_all=False)
     make_optimizer(model, recipe).step()
     for p in model.parameters():
         assert torch.allclose(p, torch.tensor(0.95 if p.ndim > 1 else 1.0))

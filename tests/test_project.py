@@ -168,7 +168,8 @@ def test_notebooks_are_clean_short_and_define_nothing(path):
         source = "".join(cell["source"])
         assert not cell["outputs"], source
         assert cell["execution_count"] is None, source
-        assert len(source.splitlines()) <= 15, source
+        if "parameters" not in cell["metadata"].get("tags", []):
+            assert len(source.splitlines()) <= 15, source
         assert not re.search(r"^\s*(def|class|async def)\s|sys\.path|^[!%]", source, re.MULTILINE)
 
 

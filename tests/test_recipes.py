@@ -10,24 +10,24 @@ from siutils.training.recipes import RECIPES, get_recipe, learning_rate
 
 
 def test_the_studys_recipe_is_the_one_in_the_reference():
-    study, efficientnet = RECIPES["study"], RECIPES["study_efficientnet"]
+    study, efficientnet = RECIPES["study"], get_recipe("study", "efficientnet_b0")
     facts = (study.batch_size, study.epochs, study.lr, study.momentum, study.weight_decay)
     assert facts == (128, 200, 0.1, 0.9, 5e-4)
     assert (study.optimizer, study.nesterov, study.label_smoothing) == ("sgd", False, 0.0)
     assert (study.crop_padding, study.flip, study.rotation, study.bn_images) == (4, True, 15, 0)
-    by_epoch = [learning_rate(study, 313 * epoch + 312, 313, 200) for epoch in range(200)]
+    by_epoch = [learning_rate(study, 313 * epoch + 312, 313) for epoch in range(200)]
     expected = [0.1] * 60 + [0.02] * 60 + [0.004] * 40 + [0.0008] * 40
     assert by_epoch == pytest.approx(expected)
-    first = [learning_rate(study, step, 313, 200) for step in range(313)]
+    first = [learning_rate(study, step, 313) for step in range(313)]
     assert first == pytest.approx([0.1 * (step + 1) / 313 for step in range(313)])
     assert (efficientnet.warmup_epochs, efficientnet.rotation) == (0, 0)
-    assert learning_rate(efficientnet, 0, 313, 200) == 0.1
+    assert learning_rate(efficientnet, 0, 313) == 0.1
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 7), (3, 5)])
 def test_one_cycle_rises_to_the_peak_and_falls_also_in_few_steps(epochs, steps):
-    recipe = get_recipe("one_cycle", lr=0.4)
-    rates = [learning_rate(recipe, step, steps, epochs) for step in range(epochs * steps)]
+    recipe = get_recipe("fast", epochs=epochs, lr=0.4)
+    rates = [learning_rate(recipe, step, steps) for step in range(epochs * steps)]
     assert all(0 < rate <= 0.4 for rate in rates)
     peak = rates.index(max(rates))
     assert rates[: peak + 1] == sorted(rates[: peak + 1])
@@ -44,8 +44,11 @@ def test_one_cycle_rises_to_the_peak_and_falls_also_in_few_steps(epochs, steps):
         ("study", {"lr": math.nan}, "lr"),
         ("study", {"crop_padding": -1}, "crop_padding"),
         ("study", {"average": 1.0}, "average"),
+        ("study", {"dtype": "float16"}, "dtype must be one of auto, float32, bfloat16"),
+        ("study", {"sides": (24, 0)}, "sides"),
+        ("study", {"validate_every": 0}, "validate_every"),
         ("study", {"bogus": 1}, "bogus"),
-        ("studi", {}, "unknown recipe 'studi'.*study, study_eff.*one_cycle"),
+        ("studi", {}, "unknown recipe 'studi'; choose one of study, fast"),
     ],
 )
 def test_a_wrong_recipe_is_one_clear_error(name, changes, words):
@@ -53,9 +56,17 @@ def test_a_wrong_recipe_is_one_clear_error(name, changes, words):
         get_recipe(name, **changes)
 
 
+def test_few_images_make_smaller_batches_at_the_same_rate_per_image():
+    whole = get_recipe("fast")
+    for images, batch in ((40_000, 128), (4_096, 128), (4_095, 64), (600, 16), (20, 16)):
+        recipe = get_recipe("fast", images=images)
+        assert (recipe.batch_size, recipe.lr) == (batch, whole.lr * batch / 128)
+    assert get_recipe("study", images=600).batch_size == 128
+
+
 def test_a_one_cycle_recipe_is_half_a_cosine_after_its_warmup():
-    recipe, steps = get_recipe("one_cycle", lr=0.1), math.ceil(40_000 / 256)
-    rates = [learning_rate(recipe, step, steps, 200) for step in range(200 * steps)]
+    recipe, steps = get_recipe("fast", epochs=200, lr=0.1), math.ceil(40_000 / 256)
+    rates = [learning_rate(recipe, step, steps) for step in range(200 * steps)]
     warm = 5 * steps
     assert rates[: warm - 1] == pytest.approx([0.1 * (step + 1) / warm for step in range(warm - 1)])
     total = len(rates)
@@ -68,5 +79,5 @@ def test_a_one_cycle_recipe_is_half_a_cosine_after_its_warmup():
 def test_the_profile_of_the_study_trains_with_the_studys_recipes():
     profile = Path(__file__).parents[1] / "notebooks" / "profiles" / "cifar100.yml"
     parameters = yaml.safe_load(profile.read_text())
-    assert parameters["recipes"] == ["study", "study", "study_efficientnet"]
+    assert parameters["recipe"] == "study"
     assert parameters["epochs"] == [0, 0, 0]  # as the recipe has

@@ -19,7 +19,7 @@ from training_runs import (
     stripes,
 )
 
-from siutils.training import loop as training
+from siutils.training import precision
 from siutils.training.augmentation import augment
 from siutils.training.loop import evaluate
 from siutils.training.recipes import learning_rate
@@ -54,7 +54,7 @@ def test_fit_learns_and_ends_with_the_best_weights_in_eval_mode():
 def test_each_epoch_has_the_learning_rates_of_its_own_steps():
     recipe = dataclasses.replace(QUICK, schedule="one_cycle")
     _, history = fitted(recipe)
-    rates = torch.tensor([learning_rate(recipe, step, 3, 4) for step in range(12)])
+    rates = torch.tensor([learning_rate(recipe, step, 3) for step in range(12)])
     assert history["lr"].tolist() == pytest.approx(rates.reshape(4, 3).mean(1).tolist())
 
 
@@ -152,18 +152,64 @@ def test_batches_and_weights_are_channels_last():
         assert tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_bfloat16_learns_with_float32_weights(monkeypatch):
-    """As on CUDA; bfloat16 works on a CPU, only slowly."""
+def test_bfloat16_learns_with_float32_weights():
     exact, _ = fitted()
-    monkeypatch.setattr(training, "_in_bfloat16", lambda device: True)
+    low = dataclasses.replace(QUICK, dtype="bfloat16")
     dtypes, model = [], small_net()
     model[0].register_forward_hook(lambda m, x, out: dtypes.append((m.training, out.dtype)))
-    _, history = fitted(model=model)
+    _, history = fitted(low, model=model)
     assert history["val_accuracy"].max() > 0.9
     assert (True, torch.bfloat16) in dtypes
     assert (False, torch.bfloat16) not in dtypes
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert not same_weights(exact, model)
+
+
+def test_auto_is_the_faster_dtype_measured_once(tmp_path, monkeypatch):
+    seconds, measured = {"float32": 2.0, "bfloat16": 1.0}, []
+
+    def measure(model, train, recipe):
+        measured.append(recipe.dtype)
+        return seconds[recipe.dtype]
+
+    monkeypatch.setattr(precision, "seconds_of_a_step", measure)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    auto = dataclasses.replace(QUICK, dtype="auto")
+    low, _ = fitted(dataclasses.replace(QUICK, dtype="bfloat16"))
+    for _ in range(2):
+        model, _ = fitted(auto, tmp_path)
+        assert same_weights(model, low)
+        seconds["bfloat16"] = 3.0  # a later measurement does not count
+    assert measured == ["float32", "bfloat16"]
+    assert same_weights(fitted(auto)[0], fitted()[0])
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(precision, "seconds_of_a_step", None)  # nothing to measure
+    assert same_weights(fitted(auto)[0], fitted()[0])
+
+
+def test_measuring_a_step_leaves_the_model_alone():
+    model, data = small_net(), stripes(16)
+    model.transform = HALF
+    assert precision.seconds_of_a_step(model, data, QUICK) > 0
+    assert same_weights(model, small_net())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_validation_every_third_epoch_and_at_the_end():
+    sparse = dataclasses.replace(QUICK, validate_every=3)
+    (model, history), (_, full) = fitted(sparse), fitted()
+    assert history["val_loss"].isna().tolist() == [True, True, False, False]
+    assert history["train_loss"].tolist() == full["train_loss"].tolist()
+    best = evaluate(model, stripes(30, seed=1), device="cpu")["accuracy"]
+    assert best == history["val_accuracy"].max()
+
+
+def test_the_sides_of_the_input_grow_with_the_epochs():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    recipe = dataclasses.replace(QUICK, sides=(4, 8), epochs=2, batch_size=49)
+    assert [len(batch[0, 0]) for batch in batches(model, recipe)] == [4, 8]
 
 
 # Wrong inputs

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import nn
 
 from siutils import extract_features
+from siutils.networks.presets import transform_text
 from siutils.networks.published import (
     RANDOM,
     load_model,
     parse_models,
-    transform_text,
     untrained_twin,
 )
 

@@ -137,7 +137,7 @@ class Transform:
     Attributes:
         mean: channel means of the scaled images.
         std: channel standard deviations, positive.
-        size: side in pixels to resize to (bilinear, antialiased); None leaves the size.
+        size: side in pixels to resize to (bicubic, antialiased); None leaves the size.
 
     >>> white = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
     >>> Transform((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), size=1)(white).flatten()
@@ -163,7 +163,8 @@ class Transform:
         _check_images(images)
         x = images.to(torch.float32)
         if self.size is not None and images.shape[2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+            x = F.interpolate(x, (self.size, self.size), mode="bicubic", antialias=True)
+            x = x.clamp(0, 255)  # bicubic overshoots
         mean = torch.tensor(self.mean, dtype=torch.float32, device=x.device).view(3, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32, device=x.device).view(3, 1, 1)
         return (x / 255 - mean) / std

@@ -1,13 +1,13 @@
 """Networks and their weights, by name."""
 
-from siutils.networks.architectures import CHEAP
-from siutils.networks.models import MODELS, create_model, stage_table
+from siutils.networks.architectures import CHEAP, MODELS
+from siutils.networks.models import create_model, stage_table
 from siutils.networks.modules import inference, load_weights
+from siutils.networks.presets import transform_text
 from siutils.networks.published import (
     check_model,
     load_model,
     parse_models,
-    transform_text,
     untrained_twin,
 )
 

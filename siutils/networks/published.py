@@ -7,10 +7,9 @@ loaded as tensors, never as code.
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,9 @@ import torchvision.models as tvm
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
-from siutils.core import check_positive, did_you_mean
+from siutils.core import did_you_mean
+from siutils.networks.lite import LITE_MEAN, LITE_STD, LITES, lite, lite_weights
+from siutils.networks.presets import make_preset, resized, timm_preset
 from siutils.networks.weights import (
     damaged,
     from_hub,
@@ -54,7 +55,8 @@ def load_model(
     which some networks compute outside of any module.
 
     Args:
-        name: a classification network of torchvision, or ``"timm:NAME"`` (needs the package timm).
+        name: a classification network of torchvision, an EfficientNet-Lite of `create_model`, or
+            ``"timm:NAME"`` (needs the package timm).
         weights: ``"DEFAULT"`` for the best published ones, or the name of others, such as
             ``"IMAGENET1K_V1"``; torchvision's are looked for in ``torch.hub.get_dir()/checkpoints``
             and downloaded where absent, timm's as timm does it. The path of a state_dict, alone or
@@ -68,18 +70,19 @@ def load_model(
         RuntimeError: a download has not the published hash.
 
     >>> model = load_model("squeezenet1_1", "random", size=64)
-    >>> transform_text(model.transform)
-    'shorter side 64, bilinear; center 64; mean 0.485 0.456 0.406, std 0.229 0.224 0.225'
+    >>> model.transform.resize_size, model.transform.crop_size
+    ([64], [64])
     >>> model.weights_source, model.source_classes
     ('random initialization, seed 0', 0)
     """
     check_model(name, weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torchvision, about its own defaults
-        plan = _plan_timm(name, weights) if name.startswith(TIMM) else _plan(name, weights)
+        planned = _plan_timm if name.startswith(TIMM) else _plan_lite if name in LITES else _plan
+        plan = planned(name, weights)
         with seeded(seed):
             model = plan.build().eval()
-        preset = _resized(plan.preset, size)
+        preset = resized(plan.preset, size)
         head = _head(model, name, preset)
         if plan.state is not None:
             classes = len(plan.state.get(f"{head}.weight", range(_outputs(model, head))))
@@ -115,6 +118,8 @@ def untrained_twin(model: nn.Module, name: str, seed: int = 0) -> nn.Module:
         options["num_classes"] = _outputs(model, head)
     if name.startswith(TIMM):
         build = partial(_timm_package(name).create_model, name.removeprefix(TIMM))
+    elif name in LITES:
+        build = partial(lite, name)
     else:
         build = partial(tvm.get_model, name, weights=None)
         options |= {key: known[key] for key in _BUILD_OPTIONS if key in known}
@@ -140,7 +145,7 @@ def check_model(name: str, weights: str | Path = DEFAULT) -> None:
     """
     timm = _timm_package(name) if name.startswith(TIMM) else None
     short = name.removeprefix(TIMM)
-    known = timm.list_models() if timm else tvm.list_models(module=tvm)
+    known = timm.list_models() if timm else [*tvm.list_models(module=tvm), *LITES]
     if short.partition(".")[0] not in known or ("." in short and not timm):
         raise ValueError(f"unknown network {name!r}{did_you_mean(short, known, 3, cutoff=0.3)}")
     if timm:
@@ -148,26 +153,15 @@ def check_model(name: str, weights: str | Path = DEFAULT) -> None:
             timm.get_pretrained_cfg(short, allow_unregistered=False)
         except RuntimeError as error:
             raise ValueError(f"{name}: {error}") from None
-    published = {DEFAULT} if timm else {DEFAULT, *tvm.get_model_weights(name).__members__}
+    published = {DEFAULT}
+    if not timm and name not in LITES:
+        published |= tvm.get_model_weights(name).__members__.keys()
     if str(weights) not in published | {RANDOM} and not Path(weights).expanduser().is_file():
         choices = ", ".join(sorted(published | {RANDOM}))
         raise FileNotFoundError(
             f"weights: no file {str(weights)!r} for {name}; give the path of its state_dict, or "
             f"one of {choices}"
         )
-
-
-def transform_text(preset: Any) -> str:
-    """Describes the transform of a loaded network in one line.
-
-    >>> transform_text(tvm.ResNet18_Weights.DEFAULT.transforms()).split("; ")[:2]
-    ['shorter side 256, bilinear', 'center 224']
-    """
-    mean, std = (" ".join(f"{v:g}" for v in values) for values in (preset.mean, preset.std))
-    return (
-        f"shorter side {preset.resize_size[0]}, {preset.interpolation.value}; "
-        f"center {preset.crop_size[0]}; mean {mean}, std {std}"
-    )
 
 
 def parse_models(models: Sequence[str], weights: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
@@ -227,12 +221,27 @@ def _plan(name: str, weights: str | Path) -> _Plan:
         _, path = from_hub(member.url, member.get_state_dict)  # fetched, and proven to be tensors
         source = f"torchvision {member!r}, sha256 {sha256(path)[:8]}"
         return _Plan(partial(_published, name, member, path), preset, source)
-    path = Path(weights).expanduser()
-    state = _state(path)
-    if name in _OWN_TRANSFORM:
-        aux = any(key.startswith(("aux", "AuxLogits")) for key in state)
-        build = partial(build, transform_input=True, init_weights=False, aux_logits=aux)
-    return _Plan(build, preset, _file_source(path), state, path)
+    plan = _of_file(build, preset, weights)
+    if name not in _OWN_TRANSFORM:
+        return plan
+    aux = any(key.startswith(("aux", "AuxLogits")) for key in plan.state or ())
+    build = partial(build, transform_input=True, init_weights=False, aux_logits=aux)
+    return replace(plan, build=build)
+
+
+def _plan_lite(name: str, weights: str | Path) -> _Plan:
+    side = LITES[name].side
+    preset = make_preset(
+        crop_size=side,
+        resize_size=side + 32,  # as the authors evaluate it
+        mean=LITE_MEAN,
+        std=LITE_STD,
+        interpolation=InterpolationMode.BICUBIC,
+    )
+    build = partial(lite, name)
+    if weights == RANDOM:
+        return _Plan(build, preset)
+    return _of_file(build, preset, lite_weights(name) if weights == DEFAULT else weights)
 
 
 def _published(name: str, member: Any, path: Path) -> nn.Module:
@@ -247,15 +256,14 @@ def _plan_timm(name: str, weights: str | Path) -> _Plan:
     timm, short = _timm_package(name), name.removeprefix(TIMM)
     build = partial(timm.create_model, short)
     config = timm.get_pretrained_cfg(short)
-    preset = _timm_preset(name, timm.data.resolve_data_config(pretrained_cfg=config.to_dict()))
+    preset = timm_preset(name, timm.data.resolve_data_config(pretrained_cfg=config.to_dict()))
     if weights == RANDOM:
         return _Plan(build, preset)
     if weights == DEFAULT:
         origin = config.hf_hub_id or config.url or config.file
         source = f"timm {version('timm')} {config.architecture}.{config.tag}, {origin}"
         return _Plan(partial(_published_by_timm, build, name, origin), preset, source)
-    path = Path(weights).expanduser()
-    return _Plan(build, preset, _file_source(path), _state(path), path)
+    return _of_file(build, preset, weights)
 
 
 def _timm_package(name: str) -> Any:
@@ -278,35 +286,6 @@ def _published_by_timm(build: Callable[..., nn.Module], name: str, origin: str) 
         ) from error
 
 
-def _timm_preset(name: str, config: Mapping[str, Any]) -> Any:
-    channels, height, width = config["input_size"]
-    if channels != 3 or height != width or config["crop_mode"] != "center":
-        raise ValueError(
-            f"{name} wants images of shape {config['input_size']}, crop mode "
-            f"{config['crop_mode']!r}; only square color images cropped at the center are supported"
-        )
-    return _preset(
-        crop_size=height,
-        resize_size=math.floor(height / config["crop_pct"]),  # as timm's own transform
-        mean=config["mean"],
-        std=config["std"],
-        interpolation=InterpolationMode(config["interpolation"]),
-    )
-
-
-def _preset(**options: Any) -> Any:
-    """Makes torchvision's ImageClassification, which has no public name."""
-    return tvm.ResNet18_Weights.DEFAULT.transforms(**options)
-
-
-def _resized(preset: Any, size: int) -> Any:
-    if not size:
-        return preset
-    check_positive(size, "size")
-    same = {key: getattr(preset, key) for key in ("mean", "std", "interpolation")}
-    return _preset(crop_size=size, resize_size=size, **same)
-
-
 def _state(path: Path) -> dict[str, Tensor]:
     if path.suffix != ".safetensors":
         return tensors(read(path), path)
@@ -320,8 +299,9 @@ def _state(path: Path) -> dict[str, Tensor]:
         raise damaged(path, error) from error
 
 
-def _file_source(path: Path) -> str:
-    return f"file {path.name} sha256 {sha256(path)}"
+def _of_file(build: Callable[..., nn.Module], preset: Any, file: str | Path) -> _Plan:
+    path = Path(file).expanduser()
+    return _Plan(build, preset, f"file {path.name} sha256 {sha256(path)}", _state(path), path)
 
 
 def _head(model: nn.Module, name: str, preset: Any) -> str:

@@ -97,8 +97,8 @@ def transfer_experiment(
     >>> from siutils.training import get_recipe
     >>> table = transfer_experiment(
     ...     ["mobilenet_v3_small"], load_dataset("digits"), load_dataset("digits", "test"),
-    ...     transform=transform_for("digits"), upstream=get_recipe("one_cycle_adamw", epochs=1),
-    ...     fine_tuning=get_recipe("one_cycle_adamw", epochs=1), train_per_class=8,
+    ...     transform=transform_for("digits"), upstream=get_recipe("fast", epochs=1, batch_size=16),
+    ...     fine_tuning=get_recipe("fast", epochs=1, batch_size=16), train_per_class=8,
     ...     max_scored=30, device="cpu")
     >>> table.loc[0, ["n", "n_classes", "train_images", "n_test"]].tolist()
     [30, 5, 40, 179]

@@ -14,24 +14,24 @@ from siutils.training.recipes import Recipe
 
 
 def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Shifts, mirrors and rotates each image by its own random draw, in one gather.
+    """Shifts, mirrors, rotates and cuts each image by its own random draw, in one gather.
 
     The order is the study's: crop from the zero-padded image, flip, rotate about the center with
-    the nearest pixel; what comes from outside is black.
+    the nearest pixel; what comes from outside is black. Cutout (DeVries and Taylor 2017,
+    arXiv:1708.04552) comes last: a black square whose center lies anywhere in the image.
 
     Args:
         images: uint8 or float (N, C, H, W), on any device.
-        recipe: its `crop_padding`, `flip` and `rotation`.
-        generator: a CPU generator; four numbers are drawn per image.
+        recipe: its `crop_padding`, `flip`, `rotation` and `cutout`.
+        generator: a CPU generator; four numbers are drawn per image, and two more for cutout.
 
     Returns:
         A new tensor of the same shape, type and device.
 
-    Example:
-        >>> image = torch.arange(1, 5, dtype=torch.uint8).reshape(1, 1, 2, 2)
-        >>> recipe = Recipe("mirror", epochs=1, crop_padding=0)
-        >>> augment(image, recipe, torch.Generator().manual_seed(1)).flatten().tolist()
-        [2, 1, 4, 3]
+    >>> image = torch.arange(1, 5, dtype=torch.uint8).reshape(1, 1, 2, 2)
+    >>> recipe = Recipe("mirror", epochs=1, crop_padding=0)
+    >>> augment(image, recipe, torch.Generator().manual_seed(1)).flatten().tolist()
+    [2, 1, 4, 3]
     """
     height, width = images.shape[2:]
     draws = torch.rand(len(images), 4, generator=generator).to(images.device)
@@ -45,7 +45,16 @@ def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
         column = torch.where(draws[:, 1, None, None] < 0.5, width - 1 - column, column)
     shift = (draws[:, 2:] * (2 * recipe.crop_padding + 1)).long() - recipe.crop_padding
     row, column = row + shift[:, 0, None, None], column + shift[:, 1, None, None]
-    return _picked(images, row, column, inside & _inside(row, column, height, width))
+    inside = inside & _inside(row, column, height, width)
+    if recipe.cutout:
+        size = torch.tensor([height, width])
+        corner = (
+            torch.rand(len(images), 2, generator=generator) * size
+        ).long() - recipe.cutout // 2
+        top, left = (corner.to(images.device)[:, i, None, None] for i in (0, 1))
+        y, x = torch.arange(height, device=images.device)[:, None], torch.arange(width).to(y)
+        inside = inside & ~_inside(y - top, x - left, recipe.cutout, recipe.cutout)
+    return _picked(images, row, column, inside)
 
 
 def _inside(row: Tensor, column: Tensor, height: int, width: int) -> Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ class RunFiles:
         seed: int,
         device: torch.device,
         code: str,
-        snapshots: tuple[int, ...] = (),
+        snapshots: Iterable[int] = (),
     ) -> None:
         facts = {
             "model": type(model).__name__,
@@ -58,8 +60,7 @@ class RunFiles:
             "code": code,
         }
         content = (train.images, train.labels, val.images, val.labels)
-        kept = tuple(sorted(snapshots))
-        key = fingerprint(facts, model_key(model), content, kept)
+        key = fingerprint(facts, model_key(model), content, tuple(sorted(snapshots)))
         self.folder, self.device = cache / "training" / key, device
         self._next_save = 0.0
         self._best_epoch: int | None = None  # that this process has written
@@ -76,8 +77,8 @@ class RunFiles:
         if start < self._next_save and not finished:
             return
         # last.pt comes last: killed in between, the run goes on from the old one and its best epoch
-        written = self.folder / f"best{best['epoch']}.pt"
-        if best["epoch"] != self._best_epoch:
+        written = self.folder / f"best{best.get('epoch')}.pt"
+        if best and best["epoch"] != self._best_epoch:
             save_checkpoint(best, written)
             self._best_epoch = best["epoch"]
         with replacing(self.folder / "history.csv") as temporary:
@@ -94,7 +95,10 @@ class RunFiles:
             return None
         state = ("model", "average", "optimizer", "history")
         last = load_checkpoint(self.folder / "last.pt", state, self.device)
-        epoch = max(last["history"], key=lambda row: (row["val_accuracy"], row["epoch"]))["epoch"]
+        validated = [(row["val_accuracy"], row["epoch"]) for row in last["history"]]
+        accuracy, epoch = max(validated, key=lambda pair: (pair[0] == pair[0], *pair))
+        if math.isnan(accuracy):
+            return last, {}
         kept = ("epoch", "val_accuracy", "model")
         return last, load_checkpoint(self.folder / f"best{epoch}.pt", kept, self.device)
 

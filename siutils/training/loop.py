@@ -8,12 +8,12 @@ rates, on a CPU to the last bit, and nothing outside sees a changed random state
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel
 
 from siutils.core import code_key, resolve_device
 from siutils.data import ImageSet, Transform
@@ -30,6 +29,7 @@ from siutils.networks import inference, load_weights
 from siutils.training.augmentation import augment
 from siutils.training.files import RunFiles
 from siutils.training.optimization import averaged_model, make_optimizer
+from siutils.training.precision import forward, training_dtype
 from siutils.training.recipes import Recipe, get_recipe, learning_rate
 
 
@@ -65,15 +65,16 @@ def fit(
         device: "auto", "cpu", "cuda", …
         cache: a folder for checkpoints, or None. A finished run with the same model, images,
             recipe, seed, kind of device and code is loaded instead of trained again, an unfinished
-            one resumed after the last epoch that was stored.
+            one resumed after the last epoch that was stored. It also keeps the dtype that was
+            measured for a recipe whose dtype is "auto".
         progress: called with one line of text after each epoch.
         snapshots: a dictionary that has epochs as keys, from 1; the weights that are validated
             after these epochs, on the device, become its values. Other epochs are another run.
 
     Returns:
         One row per epoch: epoch (from 1), lr (mean over its steps), train_loss and train_accuracy
-        (on augmented batches as they were trained on, before each step), val_loss, val_accuracy,
-        seconds.
+        (on augmented batches as they were trained on, before each step), val_loss, val_accuracy
+        (NaN without a validation), seconds.
 
     Raises:
         ValueError: labels the model has no output for, batches of one image with BatchNorm, or a
@@ -84,13 +85,13 @@ def fit(
     >>> images = 255 * torch.eye(3, dtype=torch.uint8).reshape(3, 3, 1, 1)  # red, green, blue
     >>> data = ImageSet("colors", images, torch.arange(3), ("red", "green", "blue"), "")
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3, 3))
-    >>> recipe = get_recipe("one_cycle", lr=0.5, crop_padding=0, bn_images=0)
-    >>> history = fit(model, data, data, recipe, transform=Transform((0,) * 3, (1,) * 3), epochs=30)
+    >>> recipe = Recipe("plain", epochs=30, lr=0.5, crop_padding=0)
+    >>> history = fit(model, data, data, recipe, transform=Transform((0,) * 3, (1,) * 3))
     >>> len(history), float(history["val_accuracy"].iloc[-1])
     (30, 1.0)
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    recipe = dataclasses.replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
+    recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
     device, snapshots = resolve_device(device), {} if snapshots is None else snapshots
     for epoch in snapshots:
         if not 1 <= epoch <= recipe.epochs:
@@ -100,47 +101,28 @@ def fit(
     _check_outputs(model, train, "train", device)
     _check_outputs(model, val, "val", device)
     _check_batches(model, recipe, len(train))
-    files = None
+    cache = None if cache is None else Path(cache)
+    recipe = replace(recipe, dtype=training_dtype(model, train, recipe, device, cache))
+    run, files = _Run(model, train, val, recipe, seed, device), None
     if cache is not None:
         code = code_key(__name__)
-        files = RunFiles(
-            Path(cache), model, train, val, recipe, seed, device, code, tuple(snapshots)
-        )
-
-    optimizer = make_optimizer(model, recipe)
-    average = averaged_model(model, recipe.average) if recipe.average else None
-    history, best = _resume(files, model, average, optimizer, recipe)
-    if files is not None:
-        snapshots.update((e, files.snapshot(e)) for e in snapshots if e <= len(history))
-    images, labels = train.images.to(device), train.labels.to(device)
-    kept = model if average is None else average.module
+        files = RunFiles(cache, model, train, val, recipe, seed, device, code, snapshots)
+        run.resume(files.load())
+        snapshots.update((e, files.snapshot(e)) for e in snapshots if e <= len(run.history))
     with _private_random_state(device):
-        for epoch in range(len(history), recipe.epochs):
-            start = time.perf_counter()
-            row = _train_epoch(model, average, images, labels, recipe, optimizer, epoch, seed)
-            val_scores = evaluate(kept, val, device=device)
-            row["val_loss"], row["val_accuracy"] = val_scores["loss"], val_scores["accuracy"]
-            row["seconds"] = time.perf_counter() - start
-            _check_finite(row)
-            history.append(row)
-            if not best or row["val_accuracy"] >= best["val_accuracy"]:
-                best = {
-                    "epoch": epoch + 1,
-                    "val_accuracy": row["val_accuracy"],
-                    "model": _copy_of_weights(kept),
-                }
-            if epoch + 1 in snapshots:
-                snapshots[epoch + 1] = _copy_of_weights(kept)
+        while run.epoch < recipe.epochs:
+            row = run.next_epoch()
+            if run.epoch in snapshots:
+                snapshots[run.epoch] = _copy_of_weights(run.kept)
                 if files is not None:
-                    files.save_snapshot(epoch + 1, snapshots[epoch + 1])
+                    files.save_snapshot(run.epoch, snapshots[run.epoch])
             if files is not None:
-                last = _state(model, average, optimizer, history, recipe)
-                files.save(last, best, finished=epoch + 1 == recipe.epochs)
+                files.save(run.state(), run.best, finished=run.epoch == recipe.epochs)
             if progress is not None:
                 progress(_progress_line(row, recipe.epochs))
-    load_weights(model, best["model"])
+    load_weights(model, run.best["model"])
     model.eval()
-    return pd.DataFrame(history)
+    return pd.DataFrame(run.history)
 
 
 def evaluate(
@@ -176,61 +158,134 @@ def evaluate(
     return {"loss": float(loss) / len(data), "accuracy": correct / len(data)}
 
 
-def _train_epoch(
-    model: nn.Module,
-    average: AveragedModel | None,
-    images: Tensor,
-    labels: Tensor,
-    recipe: Recipe,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    seed: int,
-) -> dict[str, Any]:
-    device, transform = images.device, _transform_of(model)
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    torch.default_generator.manual_seed(seed * 1_000_003 + epoch)  # dropout
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(images), generator=generator)
-    batches = _batches(model, order, recipe.batch_size)
-    loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    rates = []
-    model.train()
-    for i, batch in enumerate(batches):
-        step = epoch * len(batches) + i
-        rates.append(learning_rate(recipe, step, len(batches), recipe.epochs))
-        for group in optimizer.param_groups:
-            group["lr"] = rates[-1]
-        batch = batch.to(device)
-        target = labels[batch]
-        inputs = transform(augment(images[batch], recipe, generator))
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_in_bfloat16(device)):
-            logits = model(inputs)
-        smoothing = recipe.label_smoothing
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if average is not None:
-            average.update_parameters(model)
-        loss_sum += loss.detach() * len(batch)
-        correct += (logits.argmax(1) == target).sum()
-    if recipe.bn_images:
-        chosen = images[order[: recipe.bn_images].to(device)]
-        kept = model if average is None else average.module
-        _estimate_batchnorm(kept, chosen, transform, recipe.batch_size)
-    seen = sum(map(len, batches))
-    return {
-        "epoch": epoch + 1,
-        "lr": statistics.fmean(rates),
-        "train_loss": float(loss_sum) / seen,
-        "train_accuracy": float(correct) / seen,
-    }
+class _Run:
+    """The state of a training: what an epoch starts from, and the best epoch until then."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: ImageSet,
+        val: ImageSet,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.model, self.recipe, self.seed, self.val = model, recipe, seed, val
+        self.images, self.labels = train.images.to(device), train.labels.to(device)
+        self.optimizer = make_optimizer(model, recipe)
+        self.average = averaged_model(model, recipe.average) if recipe.average else None
+        self.kept = model if self.average is None else self.average.module  # what is validated
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {}
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are done."""
+        return len(self.history)
+
+    def state(self) -> dict[str, Any]:
+        """Collects what the next epoch starts from; after the last, only history and model."""
+        more = self.epoch < self.recipe.epochs
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average is not None and more else None,
+            "optimizer": self.optimizer.state_dict() if more else None,
+            "history": self.history,
+        }
+
+    def resume(self, stored: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
+        """Goes back to a `state` of an earlier start and its best epoch."""
+        if stored is None:
+            return
+        last, self.best = stored
+        self.history = last["history"]
+        if self.epoch < self.recipe.epochs:
+            load_weights(self.model, last["model"])
+            self.optimizer.load_state_dict(last["optimizer"])
+            if self.average is not None:
+                load_weights(self.average, last["average"])
+
+    def next_epoch(self) -> dict[str, Any]:
+        """Trains for an epoch and validates where the recipe says so; returns a row of history."""
+        start = time.perf_counter()
+        row = self._train()
+        row |= {"val_loss": math.nan, "val_accuracy": math.nan}
+        validates = self.recipe.validates(row["epoch"])
+        if validates:
+            self._estimate_batchnorm()
+            scores = evaluate(self.kept, self.val, device=self.images.device)
+            row |= {"val_loss": scores["loss"], "val_accuracy": scores["accuracy"]}
+        _check_finite(row, "train_loss", *(["val_loss"] if validates else []))
+        if validates and row["val_accuracy"] >= self.best.get("val_accuracy", 0.0):
+            self.best = {key: row[key] for key in ("epoch", "val_accuracy")}
+            self.best["model"] = _copy_of_weights(self.kept)
+        self.history.append(row | {"seconds": time.perf_counter() - start})
+        return self.history[-1]
+
+    def _train(self) -> dict[str, Any]:
+        """Passes once over the training images."""
+        device, recipe = self.images.device, self.recipe
+        seed = self.seed * 1_000_003 + self.epoch
+        generator = torch.Generator().manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # dropout
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        order = torch.randperm(len(self.images), generator=generator)
+        batches = _batches(self.model, order, recipe.batch_size)
+        loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+        rates = []
+        self.model.train()
+        for i, batch in enumerate(batches, start=self.epoch * len(batches)):
+            rates.append(learning_rate(recipe, i, len(batches)))
+            for group in self.optimizer.param_groups:
+                group["lr"] = rates[-1]
+            images = augment(self.images[batch.to(device)], recipe, generator)
+            target = self.labels[batch.to(device)]
+            inputs = _resized(_transform_of(self.model)(images), recipe.side(self.epoch))
+            logits, loss = forward(self.model, inputs, target, recipe)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            loss_sum += loss.detach() * len(batch)
+            correct += (logits.argmax(1) == target).sum()
+        seen = sum(map(len, batches))
+        return {
+            "epoch": self.epoch + 1,
+            "lr": statistics.fmean(rates),
+            "train_loss": float(loss_sum) / seen,
+            "train_accuracy": float(correct) / seen,
+        }
+
+    @torch.no_grad()
+    def _estimate_batchnorm(self) -> None:
+        """Sets the running statistics of BatchNorm to their mean over batches of training images.
+
+        The images are the first `recipe.bn_images` in the order of the epoch, not augmented.
+        """
+        layers = [layer for layer in _batchnorms(self.kept) if layer.track_running_stats]
+        if not self.recipe.bn_images or not layers:
+            return
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.images), generator=generator)[: self.recipe.bn_images]
+        momenta = [layer.momentum for layer in layers]
+        self.kept.eval()
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # the plain mean
+            layer.train()
+        for batch in _batches(self.kept, order.to(self.images.device), self.recipe.batch_size):
+            inputs = _transform_of(self.model)(self.images[batch])
+            self.kept(inputs.contiguous(memory_format=torch.channels_last))
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
 
 
-def _in_bfloat16(device: torch.device) -> bool:
-    return device.type == "cuda"
+def _resized(inputs: Tensor, side: int | None) -> Tensor:
+    if side is None or inputs.shape[2:] == (side, side):
+        return inputs
+    return F.interpolate(inputs, (side, side), mode="bilinear", antialias=True)
 
 
 def _batches(model: nn.Module, order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
@@ -243,24 +298,6 @@ def _batchnorms(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
-@torch.no_grad()
-def _estimate_batchnorm(
-    model: nn.Module, images: Tensor, transform: Transform, batch_size: int
-) -> None:
-    """Sets the running statistics of BatchNorm to their mean over batches of these images."""
-    layers = [layer for layer in _batchnorms(model) if layer.track_running_stats]
-    momenta = [layer.momentum for layer in layers]
-    model.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # the plain mean
-        layer.train()
-    for batch in _batches(model, torch.arange(len(images)), batch_size):
-        model(transform(images[batch.to(images.device)]))
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-
-
 @contextmanager
 def _private_random_state(device: torch.device) -> Iterator[None]:
     """Restores torch's own generators, of the CPU and the device, after the block."""
@@ -270,43 +307,6 @@ def _private_random_state(device: torch.device) -> Iterator[None]:
         return
     with torch.cuda.device(device), torch.random.fork_rng(devices=[torch.cuda.current_device()]):
         yield
-
-
-def _state(
-    model: nn.Module,
-    average: AveragedModel | None,
-    optimizer: torch.optim.Optimizer,
-    history: list[dict[str, Any]],
-    recipe: Recipe,
-) -> dict[str, Any]:
-    """Collects what the next epoch starts from; after the last, only history and model."""
-    more = len(history) < recipe.epochs
-    return {
-        "model": model.state_dict(),
-        "average": average.state_dict() if average is not None and more else None,
-        "optimizer": optimizer.state_dict() if more else None,
-        "history": history,
-    }
-
-
-def _resume(
-    files: RunFiles | None,
-    model: nn.Module,
-    average: AveragedModel | None,
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Restores the last state of an earlier start; returns its history and best weights."""
-    stored = None if files is None else files.load()
-    if stored is None:
-        return [], {}
-    last, best = stored
-    if len(last["history"]) < recipe.epochs:
-        load_weights(model, last["model"])
-        optimizer.load_state_dict(last["optimizer"])
-        if average is not None:
-            load_weights(average, last["average"])
-    return last["history"], best
 
 
 def _copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -339,8 +339,8 @@ def _check_batches(model: nn.Module, recipe: Recipe, n: int) -> None:
         )
 
 
-def _check_finite(row: dict[str, Any]) -> None:
-    for name in ("train_loss", "val_loss"):
+def _check_finite(row: dict[str, Any], *losses: str) -> None:
+    for name in losses:
         if not math.isfinite(row[name]):
             raise RuntimeError(
                 f"{name} is {row[name]} in epoch {row['epoch']} at a learning rate of "
@@ -349,8 +349,10 @@ def _check_finite(row: dict[str, Any]) -> None:
 
 
 def _progress_line(row: dict[str, Any], epochs: int) -> str:
+    validated = ""
+    if not math.isnan(row["val_accuracy"]):
+        validated = f", validation loss {row['val_loss']:.3f} ({row['val_accuracy']:.1%})"
     return (
         f"epoch {row['epoch']}/{epochs}: lr {row['lr']:.4f}, train loss {row['train_loss']:.3f} "
-        f"({row['train_accuracy']:.1%}), validation loss {row['val_loss']:.3f} "
-        f"({row['val_accuracy']:.1%}), {row['seconds']:.1f} s"
+        f"({row['train_accuracy']:.1%}){validated}, {row['seconds']:.1f} s"
     )

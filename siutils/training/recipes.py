@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from siutils.core import check_positive
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,18 @@ class Recipe:
         crop_padding: random shift of up to so many pixels in each direction; 0 is off.
         flip: mirror every second image, drawn at random. Never for digits or text.
         rotation: random rotation of up to so many degrees to either side; 0 is off.
+        cutout: side of a square at a random place of each image that turns black; 0 is off.
+        sides: sides in pixels to which the network's input is resized, for equal parts of the
+            epochs; small images first train faster. Empty: as the transform gives it.
         bn_images: before each validation, estimate the statistics of BatchNorm anew from so many
             training images without augmentation; 0 keeps the running averages, which after a few
             dozen steps still remember the weights they started with.
         average: decay per step of an exponential moving average of the weights and of the
             statistics of BatchNorm (0 is off); it is the average that is validated and kept. After
             t steps the decay is at most (1 + t) / (10 + t), to forget the start.
+        validate_every: epochs from one validation to the next; the last is always validated.
+        dtype: of the products in training: "float32", "bfloat16" (weights stay float32), or
+            "auto": bfloat16 on CUDA; on a CPU, the faster one, measured on the network itself.
     """
 
     name: str
@@ -55,87 +62,122 @@ class Recipe:
     crop_padding: int = 4
     flip: bool = True
     rotation: float = 0.0
+    cutout: int = 0
+    sides: tuple[int, ...] = ()
     bn_images: int = 0
     average: float = 0.0
+    validate_every: int = 1
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        for field, known in (
-            ("optimizer", ("sgd", "adamw")),
-            ("schedule", ("multistep", "one_cycle")),
-        ):
-            if getattr(self, field) not in known:
-                raise ValueError(f"{field} must be one of {known}, got {getattr(self, field)!r}")
-        for field in ("epochs", "batch_size"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{field} must be an integer of at least 1, got {value!r}")
+        for field in ("optimizer", "schedule", "dtype"):
+            value, known = getattr(self, field), get_args(get_type_hints(Recipe)[field])
+            if value not in known:
+                raise ValueError(f"{field} must be one of {', '.join(known)}, got {value!r}")
+        for field in ("epochs", "batch_size", "validate_every"):
+            check_positive(getattr(self, field), field)
+        for side in self.sides:
+            check_positive(side, "sides")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a finite number above 0, got {self.lr}")
-        for field in ("weight_decay", "warmup_epochs", "crop_padding", "rotation", "bn_images"):
+        limits = ("weight_decay", "warmup_epochs", "crop_padding", "rotation", "cutout")
+        for field in (*limits, "bn_images"):
             if not getattr(self, field) >= 0:
                 raise ValueError(f"{field} must be at least 0, got {getattr(self, field)}")
         if not 0 <= self.average < 1:
             raise ValueError(f"average must be at least 0 and below 1, got {self.average}")
 
+    def validates(self, epoch: int) -> bool:
+        """True if an epoch, counted from 1, ends with a validation.
 
-# The study's recipe: milestones at epochs 60, 120, 160 of 200. For EfficientNet it has neither
-# warm-up nor rotation. The one-cycle recipes are for a few epochs on a small budget; EfficientNets,
-# slow learners from scratch, want AdamW there, and residual blocks that start as the identity.
-_STUDY = Recipe("study", epochs=200, rotation=15.0)
-_SHORT = Recipe(
-    "one_cycle",
-    epochs=10,
-    batch_size=16,
-    lr=0.02,
+        >>> recipe = Recipe("sparse", epochs=5, validate_every=2)
+        >>> [epoch for epoch in range(1, 6) if recipe.validates(epoch)]
+        [2, 4, 5]
+        """
+        return epoch % self.validate_every == 0 or epoch == self.epochs
+
+    def side(self, epoch: int) -> int | None:
+        """Side of the network's input in an epoch, counted from 0; None for the transform's.
+
+        >>> [Recipe("r", epochs=5, sides=(24, 32)).side(epoch) for epoch in range(5)]
+        [24, 24, 24, 32, 32]
+        """
+        return self.sides[epoch * len(self.sides) // self.epochs] if self.sides else None
+
+
+# As the study printed it: milestones at epochs 60, 120, 160 of 200; for EfficientNet neither
+# warm-up nor rotation.
+_STUDY = Recipe("study", epochs=200, rotation=15.0, dtype="auto")
+# For some 24 epochs on CIFAR-100: one cycle, Nesterov, label smoothing, averaged weights. Slow
+# learners from scratch, EfficientNets want residual blocks that start as the identity.
+_FAST = Recipe(
+    "fast",
+    epochs=24,
     nesterov=True,
+    decay_all=False,
     schedule="one_cycle",
     warmup_epochs=5.0,
-    bn_images=128,
+    label_smoothing=0.1,
+    cutout=8,
+    bn_images=2048,
+    average=0.998,
+    validate_every=2,
+    dtype="auto",
 )
-RECIPES: dict[str, Recipe] = {
-    "study": _STUDY,
-    "study_efficientnet": dataclasses.replace(
-        _STUDY, name="study_efficientnet", warmup_epochs=0.0, rotation=0.0
-    ),
-    "one_cycle": _SHORT,
-    "one_cycle_adamw": dataclasses.replace(
-        _SHORT,
-        name="one_cycle_adamw",
-        batch_size=32,
-        optimizer="adamw",
-        lr=0.004,
-        weight_decay=0.01,
-    ),
+_EXCEPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "study": {"efficientnet": {"warmup_epochs": 0.0, "rotation": 0.0}},
+    "fast": {
+        "vgg": {"lr": 0.05},
+        "efficientnet": {"weight_decay": 2e-4},
+    },
 }
+RECIPES = {"study": _STUDY, "fast": _FAST}
+_LEAST_STEPS = 32  # of an epoch: fewer images make smaller batches
 
 
-def get_recipe(name: str, **changes: Any) -> Recipe:
-    """Returns a recipe by name, with fields changed.
+def get_recipe(name: str, network: str = "", images: int = 0, **changes: Any) -> Recipe:
+    """Returns a recipe for a network, with fields changed.
+
+    Args:
+        name: ``"study"``, as the study printed it, or ``"fast"``, for few epochs.
+        network: whose exceptions apply, by the beginning of its name.
+        images: number of training images. Where they are too few for 32 steps of the fast recipe
+            in an epoch, batches are halved, down to 16, and the learning rate with them (Goyal et
+            al. 2017, arXiv:1706.02677). 0: as many as it takes.
+        changes: fields of `Recipe`.
 
     Raises:
         ValueError: unknown recipe or field, or a value that a recipe cannot have.
 
-    Example:
-        >>> get_recipe("study").epochs, get_recipe("one_cycle", epochs=3, flip=False).flip
-        (200, False)
+    >>> get_recipe("study").epochs, get_recipe("study", "efficientnet_b0").rotation
+    (200, 0.0)
+    >>> few = get_recipe("fast", images=1100, epochs=3)
+    >>> few.epochs, few.batch_size, few.lr
+    (3, 32, 0.025)
     """
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}; choose one of {', '.join(RECIPES)}")
-    unknown = changes.keys() - {field.name for field in dataclasses.fields(Recipe)}
+    unknown = changes.keys() - {field.name for field in fields(Recipe)}
     if unknown:
         raise ValueError(f"a recipe has no field {', '.join(sorted(unknown))}")
-    return dataclasses.replace(RECIPES[name], **changes)
+    recipe = RECIPES[name]
+    for beginning, exceptions in _EXCEPTIONS[name].items():
+        if network.startswith(beginning):
+            recipe = replace(recipe, **exceptions)
+    if name == "fast" and images:
+        while recipe.batch_size > 16 and images < _LEAST_STEPS * recipe.batch_size:
+            recipe = replace(recipe, batch_size=recipe.batch_size // 2, lr=recipe.lr / 2)
+    return replace(recipe, **changes)
 
 
-def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int) -> float:
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """Computes the learning rate of a step; steps are counted from 0 over the whole run.
 
-    Example:
-        >>> study = RECIPES["study"]
-        >>> [round(learning_rate(study, step, 10, 200), 4) for step in (0, 9, 599, 600, 1999)]
-        [0.01, 0.1, 0.1, 0.02, 0.0008]
+    >>> study = RECIPES["study"]
+    >>> [round(learning_rate(study, step, 10), 4) for step in (0, 9, 599, 600, 1999)]
+    [0.01, 0.1, 0.1, 0.02, 0.0008]
     """
-    total = steps_per_epoch * epochs
+    total = steps_per_epoch * recipe.epochs
     warmup = min(recipe.warmup_epochs * steps_per_epoch, 0.3 * total)
     if step + 1 < warmup:
         return recipe.lr * (step + 1) / warmup
@@ -143,4 +185,6 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int) 
         done = (step + 1 - warmup) / (total + 1 - warmup)
         return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
     epoch = step // steps_per_epoch
-    return recipe.lr * recipe.gamma ** sum(epoch >= round(m * epochs) for m in recipe.milestones)
+    return recipe.lr * recipe.gamma ** sum(
+        epoch >= round(m * recipe.epochs) for m in recipe.milestones
+    )
