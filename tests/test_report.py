@@ -15,12 +15,12 @@ import pytest
 from browser import CHROMIUM, requests_of_page
 from sample_notebooks import code, write_notebook, write_profile, write_samples
 
+from siutils.core.provenance import git_state
 from siutils.report import execution
 from siutils.report.execution import IncompleteError, KernelMissingError, OutputError
 from siutils.report.pages import check_page
 from siutils.report.parameters import ParameterError
 from siutils.report.progress import Progress
-from siutils.report.provenance import git_state
 from siutils.report.run import PageError, run_report
 
 

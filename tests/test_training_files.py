@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from siutils.core.checkpoints import load_checkpoint, save_checkpoint
 from siutils.core.keys import fingerprint
 from siutils.data.images import Transform
 from siutils.training import files as training_files
+from siutils.training import loop
 from siutils.training.loop import evaluate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,6 +45,7 @@ RESUMED = {
     "sgd": dataclasses.replace(QUICK, lr=0.01),
     "adamw": dataclasses.replace(QUICK, lr=0.01, optimizer="adamw"),
     "averaged": AVERAGED,
+    "seldom": dataclasses.replace(AVERAGED, validate_every=3),
 }
 
 
@@ -165,6 +168,42 @@ def test_a_run_killed_at_any_moment_finishes_with_the_same_weights(tmp_path, nam
     resumed, _ = fitted(recipe, tmp_path, progress=lines.append)
     assert 0 < len(lines) < 40
     assert same_weights(resumed, fitted(recipe)[0])
+
+
+# Finished trainings by other code
+
+
+def test_a_finished_training_by_other_code_is_taken_if_it_reproduces(tmp_path, monkeypatch):
+    night, cache = tmp_path / "night", tmp_path / "cache"
+    snapshots = {1: {}}
+    expected, history = fitted(cache=night, snapshots=snapshots)
+    assert history.attrs["key"] == run_folder(night).name
+    assert re.fullmatch(r"unknown|[0-9a-f]{10}( \(modified\))?", history.attrs["commit"])
+    monkeypatch.setattr(loop, "code_key", lambda module: "other code")
+    lines, again = [], {1: {}}
+    same = {"cache": cache, "finished": night, "progress": lines.append}
+    model, taken = fitted(snapshots=again, **same)
+    assert_same((model, taken), (expected, history))
+    assert all(torch.equal(value, snapshots[1][name]) for name, value in again[1].items())
+    assert (lines, taken.attrs) == ([], history.attrs)
+    for other in ({"seed": 1}, {"snapshots": {2: {}}}, {"train": stripes(48)}):
+        fitted(**same | other)  # not these
+        assert len(lines) == 4
+        lines.clear()
+    [best] = run_folder(night).glob("best*.pt")
+    torch.save(
+        torch.load(best, weights_only=True) | {"model": small_net(seed=9).state_dict()}, best
+    )
+    with pytest.raises(RuntimeError, match=f"{run_folder(night)} does not reproduce.*recorded"):
+        fitted(snapshots={1: {}}, **same)
+
+
+def test_an_unfinished_training_by_other_code_is_not_taken(tmp_path, monkeypatch):
+    stop_after(2, cache=tmp_path / "night")
+    monkeypatch.setattr(loop, "code_key", lambda module: "other code")
+    lines = []
+    fitted(cache=tmp_path / "cache", finished=tmp_path / "night", progress=lines.append)
+    assert len(lines) == 4
 
 
 # Damaged files, full disks, wrong inputs

@@ -11,16 +11,18 @@ from siutils.core.files import (
     home_dir,
     remove_leftovers,
     replacing,
+    trainings_dir,
     write_file,
 )
 from siutils.core.inputs import as_matrix, check_finite, check_same_length
 from siutils.core.keys import code_key, fingerprint, model_key
+from siutils.core.provenance import commit_text, git_state
 from siutils.core.splits import balanced_subset, capped_subset, train_val_split
 
 __all__ = [
     "CannotWrite", "as_integers", "as_matrix", "balanced_subset", "cache_dir", "capped_subset",
-    "check_finite", "check_positive", "check_same_length", "code_key", "data_dir", "did_you_mean",
-    "fingerprint", "home_dir", "label_codes", "load_checkpoint", "model_key", "read_features",
-    "read_labels", "remove_leftovers", "replacing", "resolve_device", "save_checkpoint",
-    "train_val_split", "write_file",
+    "check_finite", "check_positive", "check_same_length", "code_key", "commit_text", "data_dir",
+    "did_you_mean", "fingerprint", "git_state", "home_dir", "label_codes", "load_checkpoint",
+    "model_key", "read_features", "read_labels", "remove_leftovers", "replacing", "resolve_device",
+    "save_checkpoint", "train_val_split", "trainings_dir", "write_file",
 ]  # fmt: skip

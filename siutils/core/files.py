@@ -45,6 +45,18 @@ def cache_dir() -> Path:
     return Path(os.environ.get("SIUTILS_CACHE") or home_dir() / "data" / "cache").expanduser()
 
 
+def trainings_dir() -> Path | None:
+    """Folder of finished trainings to be taken: ``$SIUTILS_TRAININGS``, or None.
+
+    >>> from unittest import mock
+    >>> with mock.patch.dict(os.environ, SIUTILS_TRAININGS="/night"):
+    ...     print(trainings_dir())
+    /night
+    """
+    folder = os.environ.get("SIUTILS_TRAININGS")
+    return Path(folder).expanduser() if folder else None
+
+
 class CannotWrite(OSError):
     """A file could not be written; the file that it would have replaced is intact."""
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from siutils.core import CannotWrite, home_dir, write_file
+from siutils.core import CannotWrite, commit_text, git_state, home_dir, write_file
 from siutils.report.execution import (
     NotebookRun,
     OutputError,
@@ -36,7 +36,7 @@ from siutils.report.parameters import (
     read_profile,
 )
 from siutils.report.progress import clock
-from siutils.report.provenance import commit_text, environment_facts, git_state, package_version
+from siutils.report.provenance import environment_facts, package_version
 from siutils.report.results import data_uri, default_output, figure_html, table_html
 
 if TYPE_CHECKING:

@@ -16,7 +16,10 @@ import torchvision
 from torch import nn
 
 from siutils.core import (
+    commit_text,
     fingerprint,
+    git_state,
+    home_dir,
     load_checkpoint,
     model_key,
     replacing,
@@ -27,6 +30,50 @@ from siutils.data import ImageSet
 from siutils.training.recipes import Recipe
 
 
+def run_facts(
+    model: nn.Module, train: ImageSet, val: ImageSet, recipe: Recipe, seed: int
+) -> dict[str, Any]:
+    """Collects what determines a training, but for the code and where it runs.
+
+    >>> images = torch.zeros(2, 3, 1, 1, dtype=torch.uint8)
+    >>> data = ImageSet("black", images, torch.zeros(2).long(), ("black",), "")
+    >>> model = nn.Flatten()
+    >>> model.transform = torch.Tensor.float
+    >>> run_facts(model, data, data, Recipe("plain", epochs=1), seed=0)["train"]
+    'black, 2 images of 1 classes'
+    """
+    return {
+        "model": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "start": fingerprint(model.state_dict()),
+        "train": f"{train.name}, {len(train)} images of {len(train.classes)} classes",
+        "val": f"{val.name}, {len(val)} images",
+        "data": fingerprint(train.images, train.labels, val.images, val.labels),
+        "recipe": dataclasses.asdict(recipe),
+        "transform": repr(model.transform),
+        "seed": seed,
+    }
+
+
+def finished_run(
+    folder: Path, facts: dict[str, Any], snapshots: Iterable[int], device: torch.device
+) -> RunFiles | None:
+    """Finds a finished training with these facts, whatever code made it; None if there is none.
+
+    >>> finished_run(Path("nowhere"), {}, (), torch.device("cpu"))
+    """
+    facts = json.loads(json.dumps(facts))  # tuples are lists in a file
+    for file in sorted(folder.glob("**/meta.json")):
+        meta = json.loads(file.read_text())
+        if all(meta.get(key) == value for key, value in facts.items()):
+            files = RunFiles(file.parent, device)
+            stored = files.load()
+            whole = all((file.parent / f"epoch{epoch}.pt").exists() for epoch in snapshots)
+            if whole and stored and len(stored[0]["history"]) == facts["recipe"]["epochs"]:
+                return files
+    return None
+
+
 class RunFiles:
     """The folder of a run, named by a key of everything that determines the run's result.
 
@@ -34,38 +81,39 @@ class RunFiles:
     (weights of epoch N, the best until then) and `epochN.pt` (weights after the epochs to be kept).
     """
 
-    def __init__(
-        self,
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.folder, self.device = folder, device
+        self._next_save = 0.0
+        self._best_epoch: int | None = None  # that this process has written
+
+    @classmethod
+    def of(
+        cls,
         cache: Path,
+        facts: dict[str, Any],
         model: nn.Module,
-        train: ImageSet,
-        val: ImageSet,
-        recipe: Recipe,
-        seed: int,
         device: torch.device,
         code: str,
-        snapshots: Iterable[int] = (),
-    ) -> None:
-        facts = {
-            "model": type(model).__name__,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "train": f"{train.name}, {len(train)} images of {len(train.classes)} classes",
-            "val": f"{val.name}, {len(val)} images",
-            "recipe": dataclasses.asdict(recipe),
-            "transform": repr(model.transform),
-            "seed": seed,
+        snapshots: Iterable[int],
+    ) -> RunFiles:
+        """Opens the folder of a run in a cache, and makes it if it is not there."""
+        place = {
             "device": device.type,
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
             "code": code,
         }
-        content = (train.images, train.labels, val.images, val.labels)
-        key = fingerprint(facts, model_key(model), content, tuple(sorted(snapshots)))
-        self.folder, self.device = cache / "training" / key, device
-        self._next_save = 0.0
-        self._best_epoch: int | None = None  # that this process has written
-        if not (self.folder / "meta.json").exists():
-            write_file(self.folder / "meta.json", json.dumps(facts, indent=2) + "\n")
+        key = fingerprint(facts, place, model_key(model), tuple(sorted(snapshots)))
+        files = cls(cache / "training" / key, device)
+        meta = facts | place | {"commit": commit_text(git_state(home_dir()))}
+        if not (files.folder / "meta.json").exists():
+            write_file(files.folder / "meta.json", json.dumps(meta, indent=2) + "\n")
+        return files
+
+    def source(self) -> dict[str, str]:
+        """Says where the weights come from: the key of the run and the commit of its code."""
+        meta = json.loads((self.folder / "meta.json").read_text())
+        return {"key": self.folder.name, "commit": meta.get("commit", "unknown")}
 
     def save(self, last: dict[str, Any], best: dict[str, Any], finished: bool) -> None:
         """Writes what a new start needs, unless the last writing is too recent.

@@ -27,7 +27,7 @@ from siutils.core import code_key, resolve_device
 from siutils.data import ImageSet, Transform
 from siutils.networks import inference, load_weights
 from siutils.training.augmentation import augment
-from siutils.training.files import RunFiles
+from siutils.training.files import RunFiles, finished_run, run_facts
 from siutils.training.optimization import averaged_model, make_optimizer
 from siutils.training.precision import forward, training_dtype
 from siutils.training.recipes import Recipe, get_recipe, learning_rate
@@ -44,6 +44,7 @@ def fit(
     seed: int = 0,
     device: str | torch.device = "auto",
     cache: Path | None = None,
+    finished: Path | None = None,
     progress: Callable[[str], None] | None = None,
     snapshots: dict[int, dict[str, Tensor]] | None = None,
 ) -> pd.DataFrame:
@@ -67,6 +68,9 @@ def fit(
             recipe, seed, kind of device and code is loaded instead of trained again, an unfinished
             one resumed after the last epoch that was stored. It also keeps the dtype that was
             measured for a recipe whose dtype is "auto".
+        finished: a folder of finished trainings by any code, or None. One with the same model,
+            images, recipe and seed is taken instead of training, if it reproduces its recorded
+            validation accuracy to the digit. Needs a cache.
         progress: called with one line of text after each epoch.
         snapshots: a dictionary that has epochs as keys, from 1; the weights that are validated
             after these epochs, on the device, become its values. Other epochs are another run.
@@ -74,12 +78,14 @@ def fit(
     Returns:
         One row per epoch: epoch (from 1), lr (mean over its steps), train_loss and train_accuracy
         (on augmented batches as they were trained on, before each step), val_loss, val_accuracy
-        (NaN without a validation), seconds.
+        (NaN without a validation), seconds. With a cache, its ``attrs`` have the ``key`` of the run
+        and the ``commit`` of the code that trained.
 
     Raises:
         ValueError: labels the model has no output for, batches of one image with BatchNorm, or a
             snapshot of an epoch that there is not.
-        RuntimeError: the loss is not finite, or a checkpoint is damaged.
+        RuntimeError: the loss is not finite, a checkpoint is damaged, or a finished training does
+            not reproduce its accuracy.
         OSError: a checkpoint cannot be written; the previous one is intact.
 
     >>> images = 255 * torch.eye(3, dtype=torch.uint8).reshape(3, 3, 1, 1)  # red, green, blue
@@ -103,15 +109,16 @@ def fit(
     _check_batches(model, recipe, len(train))
     cache = None if cache is None else Path(cache)
     recipe = replace(recipe, dtype=training_dtype(model, train, recipe, device, cache))
-    run, files = _Run(model, train, val, recipe, seed, device), None
+    run, files, found = _Run(model, train, val, recipe, seed, device), None, None
     if cache is not None:
-        code = code_key(__name__)
-        files = RunFiles(cache, model, train, val, recipe, seed, device, code, snapshots)
+        facts = run_facts(model, train, val, recipe, seed)
+        found = None if finished is None else finished_run(finished, facts, snapshots, device)
+        files = found or RunFiles.of(cache, facts, model, device, code_key(__name__), snapshots)
         run.resume(files.load())
         snapshots.update((e, files.snapshot(e)) for e in snapshots if e <= len(run.history))
     with _private_random_state(device):
         while run.epoch < recipe.epochs:
-            row = run.next_epoch()
+            row = run.next_epoch(also_validate=run.epoch + 1 in snapshots)
             if run.epoch in snapshots:
                 snapshots[run.epoch] = _copy_of_weights(run.kept)
                 if files is not None:
@@ -119,10 +126,15 @@ def fit(
             if files is not None:
                 files.save(run.state(), run.best, finished=run.epoch == recipe.epochs)
             if progress is not None:
-                progress(_progress_line(row, recipe.epochs))
+                progress(_progress_line(row, run))
     load_weights(model, run.best["model"])
     model.eval()
-    return pd.DataFrame(run.history)
+    history = pd.DataFrame(run.history)
+    if files is not None:
+        history.attrs |= files.source()
+        if found is not None:
+            _check_reproduced(model, val, run.best, found.folder)
+    return history
 
 
 def evaluate(
@@ -205,12 +217,12 @@ class _Run:
             if self.average is not None:
                 load_weights(self.average, last["average"])
 
-    def next_epoch(self) -> dict[str, Any]:
+    def next_epoch(self, also_validate: bool = False) -> dict[str, Any]:
         """Trains for an epoch and validates where the recipe says so; returns a row of history."""
         start = time.perf_counter()
         row = self._train()
         row |= {"val_loss": math.nan, "val_accuracy": math.nan}
-        validates = self.recipe.validates(row["epoch"])
+        validates = also_validate or self.recipe.validates(row["epoch"])
         if validates:
             self._estimate_batchnorm()
             scores = evaluate(self.kept, self.val, device=self.images.device)
@@ -348,11 +360,22 @@ def _check_finite(row: dict[str, Any], *losses: str) -> None:
             )
 
 
-def _progress_line(row: dict[str, Any], epochs: int) -> str:
-    validated = ""
+def _check_reproduced(model: nn.Module, val: ImageSet, best: dict[str, Any], folder: Path) -> None:
+    accuracy = evaluate(model, val, device=next(model.parameters()).device)["accuracy"]
+    if accuracy != best["val_accuracy"]:
+        raise RuntimeError(
+            f"the finished training {folder} does not reproduce its validation accuracy: "
+            f"{best['val_accuracy']} is recorded, {accuracy} comes out; leave it out to train again"
+        )
+
+
+def _progress_line(row: dict[str, Any], run: _Run) -> str:
+    epochs, validated = run.recipe.epochs, ""
+    left = (epochs - run.epoch) * statistics.fmean(row["seconds"] for row in run.history)
     if not math.isnan(row["val_accuracy"]):
         validated = f", validation loss {row['val_loss']:.3f} ({row['val_accuracy']:.1%})"
     return (
         f"epoch {row['epoch']}/{epochs}: lr {row['lr']:.4f}, train loss {row['train_loss']:.3f} "
-        f"({row['train_accuracy']:.1%}){validated}, {row['seconds']:.1f} s"
+        f"({row['train_accuracy']:.1%}){validated}, {row['seconds']:.1f} s, "
+        f"{left / 60:.0f} min left"
     )

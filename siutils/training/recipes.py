@@ -128,7 +128,7 @@ _EXCEPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "study": {"efficientnet": {"warmup_epochs": 0.0, "rotation": 0.0}},
     "fast": {
         "vgg": {"lr": 0.05},
-        "efficientnet": {"weight_decay": 2e-4},
+        "efficientnet": {"weight_decay": 2e-4, "cutout": 0},
     },
 }
 RECIPES = {"study": _STUDY, "fast": _FAST}
