@@ -3,10 +3,11 @@ PROFILE ?= quick
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: report test lint lab api figures bench lock clean
+.PHONY: report train test lint lab api figures bench lock clean
 
-report: .venv/ready
-	$(BIN)/siutils report --profile $(PROFILE)
+# TRAININGS=<folder>: take finished trainings from there, where they reproduce their accuracy.
+report train: .venv/ready
+	SIUTILS_TRAININGS=$(TRAININGS) $(BIN)/siutils $@ --profile $(PROFILE)
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile

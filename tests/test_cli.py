@@ -10,6 +10,7 @@ import pytest
 from sample_notebooks import code, write_notebook, write_profile
 
 from siutils import SeparationIndex, __version__
+from siutils.commands import train as command_train
 from siutils.commands.command_line import main
 
 
@@ -182,3 +183,31 @@ def test_help_imports_nothing_slow():
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "[]"
     assert "\n  2  wrong usage" in ran.stdout
+
+
+def test_train_trains_what_the_report_wants_and_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SIUTILS_CACHE", str(tmp_path))
+    train = ["train", "--profile", "tiny", "--only", "efficientnet_b0, tr"]
+    assert main([*train, "--plan"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(train) == 0
+    first = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in first] == 2 * ["efficientnet_b0, trained"]
+    assert main(train) == 0
+    assert capsys.readouterr().out.splitlines() == first[1:]  # no epoch any more
+    (folder,) = (tmp_path / "training").iterdir()
+    assert json.loads((folder / "meta.json").read_text())["recipe"]["name"] == "fast"
+
+
+def test_train_shows_how_long_it_will_take(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SIUTILS_CACHE", str(tmp_path))
+    monkeypatch.setattr(command_train, "LONG", 0)
+    assert main(["train", "--profile", "tiny", "--plan"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("efficientnet_b0, pretrained: 1 × 40 images, about 0 min left")
+    assert len(lines) == 4
+    assert lines[-1] == "all trainings: about 0.0 h left"
+    assert main(["train", "--profile", "tiny", "--only", "resnet"]) == 2
+    assert (
+        "no training begins with 'resnet'; there are: efficientnet_b0," in capsys.readouterr().err
+    )

@@ -1,10 +1,8 @@
 """Recipes: the study's, the learning rate of each step, wrong values."""
 
 import math
-from pathlib import Path
 
 import pytest
-import yaml
 
 from siutils.training.recipes import RECIPES, get_recipe, learning_rate
 
@@ -74,10 +72,3 @@ def test_a_one_cycle_recipe_is_half_a_cosine_after_its_warmup():
         done = (step + 1 - warm) / (total + 1 - warm)
         assert rates[step] == pytest.approx(0.05 * (1 + math.cos(math.pi * done)))
     assert 0 < rates[-1] < 1e-6
-
-
-def test_the_profile_of_the_study_trains_with_the_studys_recipes():
-    profile = Path(__file__).parents[1] / "notebooks" / "profiles" / "cifar100.yml"
-    parameters = yaml.safe_load(profile.read_text())
-    assert parameters["recipe"] == "study"
-    assert parameters["epochs"] == [0, 0, 0]  # as the recipe has

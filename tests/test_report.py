@@ -320,16 +320,32 @@ def test_a_killed_run_leaves_nothing_in_the_way(tmp_path):
     assert left == {"index.html", "run.json", "01_one.html", "notebooks/01_one.ipynb"}
 
 
-def test_progress_on_a_terminal_is_one_line_that_ticks(monkeypatch):
+def test_progress_on_a_terminal_is_one_line_that_ticks(monkeypatch, tmp_path):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
-    with Progress("01_one", 3) as progress:
+    status = tmp_path / "01_one.progress"
+    with Progress("01_one", 3, status) as progress:
         progress.cell_started(nbformat.v4.new_code_cell("1"), 1)
+        status.write_text("resnet18: epoch 1/2")
         time.sleep(1.3)
-    assert "\r\x1b[K01_one  cell 2/3  0:01" in terminal.getvalue()
+    assert "\r\x1b[K01_one  cell 2/3  resnet18: epoch 1/2  0:01" in terminal.getvalue()
+    assert not status.exists()
     assert terminal.getvalue().endswith("\r\x1b[K01_one  3 cells  0:01\n")
     assert terminal.getvalue().count("\n") == 1
+
+
+def test_progress_in_a_file_has_each_line_of_a_training_once(capsys, tmp_path):
+    status = tmp_path / "01_one.progress"
+    with Progress("01_one", 3, status):
+        for line in ("epoch 1/2", "epoch 2/2"):
+            status.write_text(line)
+            time.sleep(2.2)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[:2] for line in lines] == [
+        ["01_one", "starting"], ["01_one", "starting"], ["01_one", "3 cells"],
+    ]  # fmt: skip
+    assert ["epoch 1/2" in lines[0], "epoch 2/2" in lines[1]] == [True, True]
 
 
 def test_the_commit_and_changes_since_are_known(tmp_path):

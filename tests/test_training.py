@@ -21,7 +21,7 @@ from training_runs import (
 
 from siutils.training import precision
 from siutils.training.augmentation import augment
-from siutils.training.loop import evaluate
+from siutils.training.evaluation import evaluate
 from siutils.training.recipes import learning_rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")

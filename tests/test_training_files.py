@@ -36,7 +36,7 @@ from siutils.core.keys import fingerprint
 from siutils.data.images import Transform
 from siutils.training import files as training_files
 from siutils.training import loop
-from siutils.training.loop import evaluate
+from siutils.training.evaluation import evaluate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

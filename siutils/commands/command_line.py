@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from siutils import __version__
 from siutils.commands.folders import REPORT_CODES, add_layers, add_rank, failed
+from siutils.commands.train import add_profile, add_train, show_plan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"siutils {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_report(commands)
+    add_train(commands)
     _add_score(commands)
     add_rank(commands)
     add_layers(commands)
@@ -58,20 +60,12 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         epilog=REPORT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--profile", default="quick", help="parameter profile (default: quick)")
+    add_profile(parser)
     parser.add_argument(
         "--output",
         metavar="DIR",
         help="folder of the run (default: reports/<profile> in the checkout, else below the "
         "working directory)",
-    )
-    parser.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="replace one parameter of the profile; may be repeated; a list is written a,b",
     )
     parser.add_argument("--notebooks", metavar="DIR", help="folder of other notebooks to run")
     parser.add_argument(
@@ -83,16 +77,16 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _report(options: argparse.Namespace) -> int:
     # Imported here: `siutils --version` and `--help` need neither torch nor papermill.
-    from siutils.report import ReportError, declared_in, notebook_folder, parse_settings, run_report
+    from siutils.report import ReportError, parse_settings, profile_parameters, run_report
 
     try:
-        declared = declared_in(notebook_folder(options.notebooks))
-        by_notebook = {path.name: found for path, found in declared.items()}
+        if not options.notebooks and not options.quiet:
+            show_plan(profile_parameters(options.profile, settings=options.settings))
         index = run_report(
             options.profile,
             notebooks=options.notebooks,
             output=options.output,
-            parameters=parse_settings(options.settings, by_notebook),
+            parameters=parse_settings(options.settings, options.notebooks),
             timeout_s=options.timeout,
             progress=not options.quiet,
         )

@@ -1,12 +1,12 @@
 """Strict runs of notebooks, what they store, and offline pages."""
 
 from siutils.report.execution import CellError
-from siutils.report.parameters import ReportError, parse_settings
+from siutils.report.parameters import ReportError
 from siutils.report.provenance import environment_facts, package_version
 from siutils.report.results import Results
-from siutils.report.run import declared_in, notebook_folder, run_report
+from siutils.report.run import notebook_folder, parse_settings, profile_parameters, run_report
 
 __all__ = [
-    "CellError", "ReportError", "Results", "declared_in", "environment_facts", "notebook_folder",
-    "package_version", "parse_settings", "run_report",
+    "CellError", "ReportError", "Results", "environment_facts", "notebook_folder",
+    "package_version", "parse_settings", "profile_parameters", "run_report",
 ]  # fmt: skip

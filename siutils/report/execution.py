@@ -150,7 +150,8 @@ def execute(run: NotebookRun, target: Path, timeout_s: float | None, show: bool)
     start = time.monotonic()
     cells = len(run.source.cells) + bool(run.given)  # papermill adds a cell with the values
     kept = f"partial notebook: {partial}"
-    with _quiet(), Progress(run.name, cells, show) as progress:
+    status = target / "records" / f"{run.name}.progress"
+    with _quiet(), Progress(run.name, cells, status, show) as progress:
         try:
             run.executed = papermill.execute_notebook(
                 papermill_path(run.path),

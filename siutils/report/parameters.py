@@ -155,7 +155,7 @@ def check_parameters(
                 )
 
 
-def parse_settings(
+def parsed_settings(
     settings: Sequence[str], declared: Mapping[str, Mapping[str, Parameter]]
 ) -> dict[str, Any]:
     """Parses ``name=value`` texts into typed values; a list is written ``a,b``.
@@ -164,7 +164,7 @@ def parse_settings(
         ParameterError: If a text has no ``=``, or its value is not of the declared kind.
 
     >>> p = {"a": {"models": Parameter("models", "list[str]", [], "")}}
-    >>> parse_settings(["models=vgg16,resnet18"], p)
+    >>> parsed_settings(["models=vgg16,resnet18"], p)
     {'models': ['vgg16', 'resnet18']}
     """
     kinds = {p.name: p.kind for parameters in declared.values() for p in parameters.values()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -12,16 +13,19 @@ from typing import Any
 class Progress:
     """Tells which cell of a notebook runs and for how long.
 
-    On a terminal one line is rewritten each second, elsewhere each code cell gets a line.
+    On a terminal one line is rewritten each second, elsewhere each code cell and each line of a
+    training gets a line.
 
     Args:
         name: Name of the notebook.
         cells: How many cells it has.
+        status: File to which the notebook writes what it is doing, see `Results.progress`.
         show: Whether to write at all; ``where`` is kept in any case.
     """
 
-    def __init__(self, name: str, cells: int, show: bool = True) -> None:
+    def __init__(self, name: str, cells: int, status: Path, show: bool = True) -> None:
         self.name = name
+        self._status, self._told = status, ""
         self.cells = cells
         self.where = ""  # "cell 5/23", empty before the first cell
         self._show = show
@@ -31,7 +35,8 @@ class Progress:
         self._ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> Progress:
-        if self._show and self._live:
+        self._status.unlink(missing_ok=True)
+        if self._show:
             self._ticker.start()
         return self
 
@@ -42,6 +47,7 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self._done.set()
+        self._status.unlink(missing_ok=True)
         if self._ticker.is_alive():
             self._ticker.join()
         if self._show:
@@ -56,7 +62,10 @@ class Progress:
 
     def _tick(self) -> None:
         while not self._done.wait(1.0):
-            self._write(self.where or "starting")
+            told = self._status.read_text(encoding="utf-8") if self._status.is_file() else ""
+            if self._live or told != self._told:
+                self._write(f"{self.where or 'starting'}  {told}".rstrip())
+            self._told = told
 
     def _write(self, state: str, last: bool = False) -> None:
         line = f"{self.name}  {state}  {clock(time.monotonic() - self._start)}"

@@ -154,6 +154,10 @@ class Results:
         """Shows Markdown computed from the results; ``$…$`` is a formula."""
         _show("text/markdown", markdown, markdown)
 
+    def progress(self, line: str) -> None:
+        """Tells whoever waits for the notebook what it is doing; nothing of it is stored."""
+        write_file(self.folder / "records" / f"{self.notebook}.progress", line)
+
     def record(self, **facts: Any) -> None:
         """Keeps facts (data set, checksum, …) for ``run.json``; a later value replaces an earlier.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -33,6 +33,7 @@ from siutils.report.parameters import (
     ReportError,
     check_parameters,
     declared_parameters,
+    parsed_settings,
     read_profile,
 )
 from siutils.report.progress import clock
@@ -92,8 +93,7 @@ def run_report(
         raise ParameterError(f"timeout_s: expected a positive number of seconds, got {timeout_s}")
     folder = notebook_folder(notebooks)
     declared = declared_in(folder)
-    values = read_profile(folder / "profiles", profile) | dict(parameters or {})
-    check_parameters(values, {path.name: found for path, found in declared.items()})
+    values = _profile_values(folder, profile, declared, parameters)
     target = (Path(output).expanduser() if output else default_output(profile)).resolve()
     started = datetime.now(UTC)
     with _output_errors(target):
@@ -115,6 +115,54 @@ def run_report(
         write_file(target / "run.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         write_file(target / "index.html", _index(runs, frame, facts, target))
     return target / "index.html"
+
+
+def profile_parameters(
+    profile: str,
+    notebooks: str | Path | None = None,
+    settings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Returns the parameters of all notebooks as a profile sets them, defaults included.
+
+    Args:
+        profile, notebooks: as in `run_report`.
+        settings: ``name=value`` texts that replace some.
+
+    Raises:
+        ParameterError: as `run_report`.
+
+    >>> profile_parameters("tiny")["dataset"]
+    'digits'
+    """
+    folder = notebook_folder(notebooks)
+    declared = declared_in(folder)
+    defaults = {p.name: p.default for found in declared.values() for p in found.values()}
+    parameters = parse_settings(settings, notebooks)
+    return defaults | _profile_values(folder, profile, declared, parameters)
+
+
+def parse_settings(settings: Sequence[str], notebooks: str | Path | None = None) -> dict[str, Any]:
+    """Parses ``name=value`` texts as the notebooks declare these parameters.
+
+    Raises:
+        ParameterError: a text has no ``=``, or a value is of another kind.
+
+    >>> parse_settings(["epochs=1,2"])
+    {'epochs': [1, 2]}
+    """
+    declared = declared_in(notebook_folder(notebooks))
+    return parsed_settings(settings, {path.name: found for path, found in declared.items()})
+
+
+def _profile_values(
+    folder: Path,
+    profile: str,
+    declared: Mapping[Path, dict[str, Parameter]],
+    parameters: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    values = read_profile(folder / "profiles", profile) | dict(parameters or {})
+    check_parameters(values, {path.name: found for path, found in declared.items()})
+    return values
 
 
 def notebook_folder(notebooks: str | Path | None = None) -> Path:

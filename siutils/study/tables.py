@@ -8,7 +8,9 @@ The numbers of samples of its trained EfficientNet-B0 follow from its values, wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -90,7 +92,11 @@ def training_note(trainings: pd.DataFrame) -> str:
 
 
 def beside_study(
-    wide: pd.DataFrame, study: pd.DataFrame, trainings: pd.DataFrame, pretrained: str
+    wide: pd.DataFrame,
+    study: pd.DataFrame,
+    trainings: pd.DataFrame,
+    pretrained: str,
+    absent: Mapping[str, str] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Puts the row of the study below each row of ours, and rows of chance before the first.
 
@@ -99,7 +105,10 @@ def beside_study(
         study: rows of `load_study`; no rows for data that the study does not cover.
         trainings: for each trained network ``network, recipe, epochs, training_images`` and
             ``zero_init``, whether its residual blocks started as the identity.
-        pretrained: the task of pretrained weights: ``"imagenet"``, as in the study, or another.
+        pretrained: the task of pretrained weights: ``"imagenet"`` or ``"auto"``, as in the study,
+            or another.
+        absent: pretrained networks of the study whose weights are not at hand → why; where `wide`
+            has pretrained rows, the study's rows of these networks stand behind them.
 
     Returns:
         The rows with the columns ``source`` (the arm of our rows, ``study`` or ``chance``),
@@ -128,6 +137,15 @@ def beside_study(
                 | {name: printed.at[key, name] for name in names}
                 | ({"training": _label(**_TRAINING)} if ours["arm"] == "trained" else {})
                 | {"differs_in": ", ".join(reasons), "reason": "; ".join(reasons.values())}
+            )
+    splits = wide.loc[wide["arm"] == "pretrained", "split"].unique()
+    for network, split in itertools.product(absent, splits):
+        key = (network, "pretrained", split)
+        if key in printed.index:
+            rows.append(
+                {"source": "study", **dict(zip(_KEYS, key, strict=True)), "n": study_n(*key)}
+                | {name: printed.at[key, name] for name in names}
+                | {"differs_in": "weights", "reason": f"not at hand here: {absent[network]}"}
             )
     columns = [*_KEYS, "source", *names]
     columns += [*wide.columns.difference(columns, sort=False), "differs_in", "reason"]
@@ -173,7 +191,7 @@ def _reasons(ours: dict[str, Any], trainings: pd.DataFrame, pretrained: str) -> 
             "the study took the places of its train images in all 50,000 for places in its split "
             "of 40,000: neither exactly balanced nor exactly inside the split"
         )
-    if ours["arm"] == "pretrained" and pretrained != "imagenet":
+    if ours["arm"] == "pretrained" and pretrained == "upstream":
         reasons["weights"] = f"pretrained on the {pretrained} task here, on ImageNet in the study"
     if ours["arm"] == "trained":
         row = trainings[trainings["network"] == ours["network"]].iloc[0]

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +18,15 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from siutils.core import code_key, resolve_device
 from siutils.data import ImageSet, Transform
-from siutils.networks import inference, load_weights
-from siutils.training.augmentation import augment
+from siutils.networks import load_weights
+from siutils.training.epochs import Run, batchnorms, copy_of_weights, private_random_state
+from siutils.training.evaluation import check_outputs, evaluate
 from siutils.training.files import RunFiles, finished_run, run_facts
-from siutils.training.optimization import averaged_model, make_optimizer
-from siutils.training.precision import forward, training_dtype
-from siutils.training.recipes import Recipe, get_recipe, learning_rate
+from siutils.training.precision import training_dtype
+from siutils.training.recipes import Recipe, get_recipe
 
 
 def fit(
@@ -96,31 +92,16 @@ def fit(
     >>> len(history), float(history["val_accuracy"].iloc[-1])
     (30, 1.0)
     """
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
-    device, snapshots = resolve_device(device), {} if snapshots is None else snapshots
-    for epoch in snapshots:
-        if not 1 <= epoch <= recipe.epochs:
-            raise ValueError(f"snapshots must have keys from 1 to {recipe.epochs}, got {epoch!r}")
-    model.transform = transform  # type: ignore[assignment]
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    _check_outputs(model, train, "train", device)
-    _check_outputs(model, val, "val", device)
-    _check_batches(model, recipe, len(train))
-    cache = None if cache is None else Path(cache)
-    recipe = replace(recipe, dtype=training_dtype(model, train, recipe, device, cache))
-    run, files, found = _Run(model, train, val, recipe, seed, device), None, None
-    if cache is not None:
-        facts = run_facts(model, train, val, recipe, seed)
-        found = None if finished is None else finished_run(finished, facts, snapshots, device)
-        files = found or RunFiles.of(cache, facts, model, device, code_key(__name__), snapshots)
-        run.resume(files.load())
-        snapshots.update((e, files.snapshot(e)) for e in snapshots if e <= len(run.history))
-    with _private_random_state(device):
+    opened = _open(
+        model, train, val, recipe, transform, epochs, seed, device, cache, finished, snapshots
+    )
+    run, files, found, snapshots = opened
+    recipe = run.recipe
+    with private_random_state(run.images.device):
         while run.epoch < recipe.epochs:
             row = run.next_epoch(also_validate=run.epoch + 1 in snapshots)
             if run.epoch in snapshots:
-                snapshots[run.epoch] = _copy_of_weights(run.kept)
+                snapshots[run.epoch] = copy_of_weights(run.kept)
                 if files is not None:
                     files.save_snapshot(run.epoch, snapshots[run.epoch])
             if files is not None:
@@ -137,227 +118,71 @@ def fit(
     return history
 
 
-def evaluate(
-    model: nn.Module, data: ImageSet, *, device: str | torch.device = "auto", batch_size: int = 256
-) -> dict[str, float]:
-    """Measures cross-entropy and accuracy over all images, in eval mode and float32.
+def epochs_left(
+    model: nn.Module, train: ImageSet, val: ImageSet, recipe: Recipe | str, **options: Any
+) -> int:
+    """Counts the epochs that `fit` would train with the same arguments.
+
+    >>> images = 255 * torch.eye(3, dtype=torch.uint8).reshape(3, 3, 1, 1)
+    >>> data = ImageSet("colors", images, torch.arange(3), ("red", "green", "blue"), "")
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3, 3))
+    >>> epochs_left(model, data, data, "study", transform=Transform((0,) * 3, (1,) * 3))
+    200
+    """
+    names = ("epochs", "seed", "device", "cache", "finished", "snapshots")
+    defaults = dict(zip(names, (None, 0, "auto", None, None, None), strict=True))
+    run = _open(model, train, val, recipe, **defaults | options)[0]
+    return run.recipe.epochs - run.epoch
+
+
+def _open(
+    model: nn.Module,
+    train: ImageSet,
+    val: ImageSet,
+    recipe: Recipe | str,
+    transform: Transform,
+    epochs: int | None,
+    seed: int,
+    device: str | torch.device,
+    cache: Path | None,
+    finished: Path | None,
+    snapshots: dict[int, dict[str, Tensor]] | None,
+) -> tuple[Run, RunFiles | None, RunFiles | None, dict[int, dict[str, Tensor]]]:
+    """Checks the arguments of `fit` and goes on from what is stored.
 
     Returns:
-        {"loss": mean cross-entropy in nats, "accuracy": share of correct images}.
-
-    Raises:
-        ValueError: labels the model has no output for, or a model without transform.
-
-    >>> images = 255 * torch.eye(3, dtype=torch.uint8).reshape(3, 3, 1, 1)  # red, green, blue
-    >>> data = ImageSet("colors", images, torch.tensor([0, 1, 1]), ("red", "green", "blue"), "")
-    >>> model = nn.Flatten()  # logits are the color channels
-    >>> model.transform = Transform((0, 0, 0), (1, 1, 1))
-    >>> round(evaluate(model, data, device="cpu")["accuracy"], 2)
-    0.67
+        The run, its files, the same files if they are of a finished training by other code, and
+        the snapshots.
     """
-    device = resolve_device(device)
-    transform = _transform_of(model)
-    _check_outputs(model, data, "data", device)
-    loss, correct = torch.zeros((), dtype=torch.float64), 0
-    with inference(model, device), torch.inference_mode():
-        for images, labels in zip(
-            data.images.split(batch_size), data.labels.split(batch_size), strict=True
-        ):
-            logits = model(transform(images.to(device)))
-            logits = logits.double().cpu()
-            loss += F.cross_entropy(logits, labels.cpu(), reduction="sum")
-            correct += int((logits.argmax(1) == labels.cpu()).sum())
-    return {"loss": float(loss) / len(data), "accuracy": correct / len(data)}
-
-
-class _Run:
-    """The state of a training: what an epoch starts from, and the best epoch until then."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        train: ImageSet,
-        val: ImageSet,
-        recipe: Recipe,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.model, self.recipe, self.seed, self.val = model, recipe, seed, val
-        self.images, self.labels = train.images.to(device), train.labels.to(device)
-        self.optimizer = make_optimizer(model, recipe)
-        self.average = averaged_model(model, recipe.average) if recipe.average else None
-        self.kept = model if self.average is None else self.average.module  # what is validated
-        self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] = {}
-
-    @property
-    def epoch(self) -> int:
-        """Epochs that are done."""
-        return len(self.history)
-
-    def state(self) -> dict[str, Any]:
-        """Collects what the next epoch starts from; after the last, only history and model."""
-        more = self.epoch < self.recipe.epochs
-        return {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict() if self.average is not None and more else None,
-            "optimizer": self.optimizer.state_dict() if more else None,
-            "history": self.history,
-        }
-
-    def resume(self, stored: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
-        """Goes back to a `state` of an earlier start and its best epoch."""
-        if stored is None:
-            return
-        last, self.best = stored
-        self.history = last["history"]
-        if self.epoch < self.recipe.epochs:
-            load_weights(self.model, last["model"])
-            self.optimizer.load_state_dict(last["optimizer"])
-            if self.average is not None:
-                load_weights(self.average, last["average"])
-
-    def next_epoch(self, also_validate: bool = False) -> dict[str, Any]:
-        """Trains for an epoch and validates where the recipe says so; returns a row of history."""
-        start = time.perf_counter()
-        row = self._train()
-        row |= {"val_loss": math.nan, "val_accuracy": math.nan}
-        validates = also_validate or self.recipe.validates(row["epoch"])
-        if validates:
-            self._estimate_batchnorm()
-            scores = evaluate(self.kept, self.val, device=self.images.device)
-            row |= {"val_loss": scores["loss"], "val_accuracy": scores["accuracy"]}
-        _check_finite(row, "train_loss", *(["val_loss"] if validates else []))
-        if validates and row["val_accuracy"] >= self.best.get("val_accuracy", 0.0):
-            self.best = {key: row[key] for key in ("epoch", "val_accuracy")}
-            self.best["model"] = _copy_of_weights(self.kept)
-        self.history.append(row | {"seconds": time.perf_counter() - start})
-        return self.history[-1]
-
-    def _train(self) -> dict[str, Any]:
-        """Passes once over the training images."""
-        device, recipe = self.images.device, self.recipe
-        seed = self.seed * 1_000_003 + self.epoch
-        generator = torch.Generator().manual_seed(seed)
-        torch.default_generator.manual_seed(seed)  # dropout
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        order = torch.randperm(len(self.images), generator=generator)
-        batches = _batches(self.model, order, recipe.batch_size)
-        loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-        rates = []
-        self.model.train()
-        for i, batch in enumerate(batches, start=self.epoch * len(batches)):
-            rates.append(learning_rate(recipe, i, len(batches)))
-            for group in self.optimizer.param_groups:
-                group["lr"] = rates[-1]
-            images = augment(self.images[batch.to(device)], recipe, generator)
-            target = self.labels[batch.to(device)]
-            inputs = _resized(_transform_of(self.model)(images), recipe.side(self.epoch))
-            logits, loss = forward(self.model, inputs, target, recipe)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
-            if self.average is not None:
-                self.average.update_parameters(self.model)
-            loss_sum += loss.detach() * len(batch)
-            correct += (logits.argmax(1) == target).sum()
-        seen = sum(map(len, batches))
-        return {
-            "epoch": self.epoch + 1,
-            "lr": statistics.fmean(rates),
-            "train_loss": float(loss_sum) / seen,
-            "train_accuracy": float(correct) / seen,
-        }
-
-    @torch.no_grad()
-    def _estimate_batchnorm(self) -> None:
-        """Sets the running statistics of BatchNorm to their mean over batches of training images.
-
-        The images are the first `recipe.bn_images` in the order of the epoch, not augmented.
-        """
-        layers = [layer for layer in _batchnorms(self.kept) if layer.track_running_stats]
-        if not self.recipe.bn_images or not layers:
-            return
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.images), generator=generator)[: self.recipe.bn_images]
-        momenta = [layer.momentum for layer in layers]
-        self.kept.eval()
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # the plain mean
-            layer.train()
-        for batch in _batches(self.kept, order.to(self.images.device), self.recipe.batch_size):
-            inputs = _transform_of(self.model)(self.images[batch])
-            self.kept(inputs.contiguous(memory_format=torch.channels_last))
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-
-
-def _resized(inputs: Tensor, side: int | None) -> Tensor:
-    if side is None or inputs.shape[2:] == (side, side):
-        return inputs
-    return F.interpolate(inputs, (side, side), mode="bilinear", antialias=True)
-
-
-def _batches(model: nn.Module, order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
-    """Splits an order into batches; leaves out a last batch of one image if there is BatchNorm."""
-    batches = order.split(batch_size)
-    return batches[:-1] if len(batches[-1]) == 1 and _batchnorms(model) else batches
-
-
-def _batchnorms(model: nn.Module) -> list[_BatchNorm]:
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-
-@contextmanager
-def _private_random_state(device: torch.device) -> Iterator[None]:
-    """Restores torch's own generators, of the CPU and the device, after the block."""
-    if device.type != "cuda":
-        with torch.random.fork_rng(devices=[]):
-            yield
-        return
-    with torch.cuda.device(device), torch.random.fork_rng(devices=[torch.cuda.current_device()]):
-        yield
-
-
-def _copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def _transform_of(model: nn.Module) -> Transform:
-    transform = getattr(model, "transform", None)
-    if not callable(transform):
-        raise ValueError("model.transform is not set: give it the transform that the model expects")
-    return transform
-
-
-def _check_outputs(model: nn.Module, data: ImageSet, what: str, device: torch.device) -> None:
-    with inference(model, device), torch.inference_mode():
-        logits = model(_transform_of(model)(data.images[:1].to(device)))
-    low, high = int(data.labels.min()), int(data.labels.max())
-    if low < 0 or high >= logits.shape[1]:
-        raise ValueError(
-            f"the labels of {what} run from {low} to {high}, but the model has {logits.shape[1]} "
-            f"outputs, for labels 0 to {logits.shape[1] - 1}"
-        )
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
+    device, snapshots = resolve_device(device), {} if snapshots is None else snapshots
+    for epoch in snapshots:
+        if not 1 <= epoch <= recipe.epochs:
+            raise ValueError(f"snapshots must have keys from 1 to {recipe.epochs}, got {epoch!r}")
+    model.transform = transform  # type: ignore[assignment]
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_outputs(model, train, "train", device)
+    check_outputs(model, val, "val", device)
+    _check_batches(model, recipe, len(train))
+    cache = None if cache is None else Path(cache)
+    recipe = replace(recipe, dtype=training_dtype(model, train, recipe, device, cache))
+    run, files, found = Run(model, train, val, recipe, seed, device), None, None
+    if cache is not None:
+        facts = run_facts(model, train, val, recipe, seed)
+        found = None if finished is None else finished_run(finished, facts, snapshots, device)
+        files = found or RunFiles.of(cache, facts, model, device, code_key(__name__), snapshots)
+        run.resume(files.load())
+        snapshots.update((e, files.snapshot(e)) for e in snapshots if e <= len(run.history))
+    return run, files, found, snapshots
 
 
 def _check_batches(model: nn.Module, recipe: Recipe, n: int) -> None:
-    if min(recipe.batch_size, n) == 1 and _batchnorms(model):
+    if min(recipe.batch_size, n) == 1 and batchnorms(model):
         raise ValueError(
             "BatchNorm cannot learn from batches of a single image: "
             f"batch_size={recipe.batch_size}, {n} training images"
         )
-
-
-def _check_finite(row: dict[str, Any], *losses: str) -> None:
-    for name in losses:
-        if not math.isfinite(row[name]):
-            raise RuntimeError(
-                f"{name} is {row[name]} in epoch {row['epoch']} at a learning rate of "
-                f"{row['lr']:.3g}; lower the recipe's lr"
-            )
 
 
 def _check_reproduced(model: nn.Module, val: ImageSet, best: dict[str, Any], folder: Path) -> None:
@@ -369,7 +194,7 @@ def _check_reproduced(model: nn.Module, val: ImageSet, best: dict[str, Any], fol
         )
 
 
-def _progress_line(row: dict[str, Any], run: _Run) -> str:
+def _progress_line(row: dict[str, Any], run: Run) -> str:
     epochs, validated = run.recipe.epochs, ""
     left = (epochs - run.epoch) * statistics.fmean(row["seconds"] for row in run.history)
     if not math.isnan(row["val_accuracy"]):
