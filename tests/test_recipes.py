@@ -43,7 +43,7 @@ def test_one_cycle_rises_to_the_peak_and_falls_also_in_few_steps(epochs, steps):
         ("study", {"crop_padding": -1}, "crop_padding"),
         ("study", {"average": 1.0}, "average"),
         ("study", {"dtype": "float16"}, "dtype must be one of auto, float32, bfloat16"),
-        ("study", {"sides": (24, 0)}, "sides"),
+        ("study", {"sides": (0.5, 1.5)}, "sides"),
         ("study", {"validate_every": 0}, "validate_every"),
         ("study", {"bogus": 1}, "bogus"),
         ("studi", {}, "unknown recipe 'studi'; choose one of study, fast"),

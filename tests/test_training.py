@@ -208,7 +208,7 @@ def test_the_sides_of_the_input_grow_with_the_epochs():
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
     )
-    recipe = dataclasses.replace(QUICK, sides=(4, 8), epochs=2, batch_size=49)
+    recipe = dataclasses.replace(QUICK, sides=(0.5, 1.0), epochs=2, batch_size=49)
     assert [len(batch[0, 0]) for batch in batches(model, recipe)] == [4, 8]
 
 

@@ -147,10 +147,11 @@ class Run:
             layer.momentum = momentum
 
 
-def _resized(inputs: Tensor, side: int | None) -> Tensor:
-    if side is None or inputs.shape[2:] == (side, side):
+def _resized(inputs: Tensor, share: float) -> Tensor:
+    if share == 1:
         return inputs
-    return F.interpolate(inputs, (side, side), mode="bilinear", antialias=True)
+    size = [max(1, round(share * side)) for side in inputs.shape[2:]]
+    return F.interpolate(inputs, size, mode="bilinear", antialias=True)
 
 
 def _batches(model: nn.Module, order: Tensor, batch_size: int) -> tuple[Tensor, ...]:

@@ -32,8 +32,9 @@ class Recipe:
         flip: mirror every second image, drawn at random. Never for digits or text.
         rotation: random rotation of up to so many degrees to either side; 0 is off.
         cutout: side of a square at a random place of each image that turns black; 0 is off.
-        sides: sides in pixels to which the network's input is resized, for equal parts of the
-            epochs; small images first train faster. Empty: as the transform gives it.
+        sides: shares of its side to which the network's input is resized, for equal parts of the
+            epochs: small images first train faster (Tan and Le 2021, arXiv:2104.00298). Empty: the
+            input as the transform gives it.
         bn_images: before each validation, estimate the statistics of BatchNorm anew from so many
             training images without augmentation; 0 keeps the running averages, which after a few
             dozen steps still remember the weights they started with.
@@ -63,7 +64,7 @@ class Recipe:
     flip: bool = True
     rotation: float = 0.0
     cutout: int = 0
-    sides: tuple[int, ...] = ()
+    sides: tuple[float, ...] = ()
     bn_images: int = 0
     average: float = 0.0
     validate_every: int = 1
@@ -76,8 +77,8 @@ class Recipe:
                 raise ValueError(f"{field} must be one of {', '.join(known)}, got {value!r}")
         for field in ("epochs", "batch_size", "validate_every"):
             check_positive(getattr(self, field), field)
-        for side in self.sides:
-            check_positive(side, "sides")
+        if not all(0 < side <= 1 for side in self.sides):
+            raise ValueError(f"sides must be shares above 0, at most 1, got {self.sides}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a finite number above 0, got {self.lr}")
         limits = ("weight_decay", "warmup_epochs", "crop_padding", "rotation", "cutout")
@@ -96,13 +97,13 @@ class Recipe:
         """
         return epoch % self.validate_every == 0 or epoch == self.epochs
 
-    def side(self, epoch: int) -> int | None:
-        """Side of the network's input in an epoch, counted from 0; None for the transform's.
+    def side(self, epoch: int) -> float:
+        """Share of its side that the network's input has in an epoch, counted from 0.
 
-        >>> [Recipe("r", epochs=5, sides=(24, 32)).side(epoch) for epoch in range(5)]
-        [24, 24, 24, 32, 32]
+        >>> [Recipe("r", epochs=5, sides=(0.5, 1.0)).side(epoch) for epoch in range(5)]
+        [0.5, 0.5, 0.5, 1.0, 1.0]
         """
-        return self.sides[epoch * len(self.sides) // self.epochs] if self.sides else None
+        return self.sides[epoch * len(self.sides) // self.epochs] if self.sides else 1.0
 
 
 # As the study printed it: milestones at epochs 60, 120, 160 of 200; for EfficientNet neither
@@ -129,6 +130,8 @@ _EXCEPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "fast": {
         "vgg": {"lr": 0.05},
         "efficientnet": {"weight_decay": 2e-4, "cutout": 0},
+        "efficientnet_v2": {"sides": (0.5, 0.75, 1.0)},
+        "efficientnet_lite": {"lr": 0.02, "sides": (0.67, 1.0)},  # from ImageNet weights
     },
 }
 RECIPES = {"study": _STUDY, "fast": _FAST}
