@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.ops.misc import Permute
 
 from siutils.data.images import Transform
-from siutils.features.extraction import dry_run, extract_features
+from siutils.features.extraction import Pass, extract_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -145,7 +145,8 @@ class Branches(nn.Module):
 
 def test_a_dry_run_counts_tensors_in_lists_and_dictionaries():
     images, device = torch.rand(2, 3, 2, 2), torch.device("cpu")
-    counts, held = dry_run(Branches(), images, [("join", None)], torch.Tensor.float, device)
+    once = Pass(Branches(), images, torch.Tensor.float, 256, device)
+    counts, held = once.needs([("join", None)])
     assert counts == {("join", None): 12}
     assert held == 5 * 12 + 12 + 12
 

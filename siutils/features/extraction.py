@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import torchvision
@@ -72,14 +73,11 @@ def extract_features(
                 [0., 4.]])
     """
     layers = _wanted_layers(model, layers)
-    transform = input_transform(model, images, transform)
-    device = resolve_device(device)
+    once = Pass.of(model, images, transform, batch_size, resolve_device(device))
     pools = check_pools(pool)
     jobs = [(layer, p) for layer in layers for p in pools]
-    folder = None
-    if cache is not None:
-        folder = Path(cache) / "features" / features_key(model, images, transform, device)
-    features = collect(model, images, jobs, transform, batch_size, device, folder)
+    folder = None if cache is None else Path(cache) / "features" / once.key()
+    features = once.features(jobs, folder)
     if isinstance(pool, list | tuple):
         return features
     return {layer: features[layer, pools[0]] for layer in layers}
@@ -123,31 +121,129 @@ def extract_from_files(
     return {job: torch.cat([part[job] for part in parts]) for job in parts[0]}
 
 
-def collect(
-    model: nn.Module,
-    images: Tensor,
-    jobs: Sequence[Job],
-    transform: ImageTransform,
-    batch_size: int,
-    device: torch.device,
-    folder: Path | None = None,
-) -> dict[Job, Tensor]:
-    """Takes {job: float32 (N, D) on the CPU} from one pass, in memory or in one file per job.
+@dataclass(frozen=True)
+class Pass:
+    """One pass of images through a network, which gives the outputs of some of its layers.
 
-    What the folder holds is taken from there; `job_file` names the files.
+    Attributes:
+        model: any network that takes one batch of images.
+        images: what `transform` takes.
+        transform: from images to the network's input.
+        batch_size: images per forward pass.
+        device: where the network runs.
 
-    >>> images, device = torch.ones(2, 1, 2, 2), torch.device("cpu")
-    >>> collect(nn.ReLU(), images, [("", "mean")], torch.Tensor.float, 1, device)
+    >>> once = Pass(nn.ReLU(), torch.ones(2, 1, 2, 2), torch.Tensor.float, 1, torch.device("cpu"))
+    >>> once.features([("", "mean")])
     {('', 'mean'): tensor([[1.],
             [1.]])}
+    >>> once.needs([("", None), ("", 2)])
+    ({('', None): 4, ('', 2): 4}, 8)
     """
-    if folder is None:
-        return _in_memory(model, images, jobs, transform, batch_size, device)
-    files = {job: job_file(folder, job) for job in jobs}
-    missing = {job: file for job, file in files.items() if not file.exists()}
-    if missing:
-        _to_files(model, images, missing, transform, batch_size, device)
-    return {job: memory_map(file, len(images)) for job, file in files.items()}
+
+    model: nn.Module
+    images: Tensor
+    transform: ImageTransform
+    batch_size: int
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        images: Tensor,
+        transform: ImageTransform | None,
+        batch_size: int,
+        device: torch.device,
+    ) -> Pass:
+        """Makes a pass with the transform that the images need; see `extract_features`."""
+        return cls(model, images, _input_transform(model, images, transform), batch_size, device)
+
+    def key(self) -> str:
+        """Makes a key of everything that determines the features of all layers."""
+        how = repr(self.transform)
+        if " at 0x" in how:
+            raise ValueError(f"a cache needs a transform whose repr() says what it does, got {how}")
+        facts = self.device.type, torch.__version__, torchvision.__version__, how
+        return fingerprint(facts, code_key(__name__), model_key(self.model), self.images)
+
+    def features(self, jobs: Sequence[Job], folder: Path | None = None) -> dict[Job, Tensor]:
+        """Takes {job: float32 (N, D) on the CPU}, in memory or in one file of the folder per job.
+
+        What the folder holds is taken from there; `job_file` names the files.
+        """
+        if folder is None:
+            return self._in_memory(jobs)
+        files = {job: job_file(folder, job) for job in jobs}
+        missing = {job: file for job, file in files.items() if not file.exists()}
+        if missing:
+            self._to_files(missing)
+        return {job: memory_map(file, len(self.images)) for job, file in files.items()}
+
+    def needs(self, jobs: Sequence[Job]) -> tuple[dict[Job, int], int]:
+        """Passes two images; returns D of each job, and the most numbers that a module holds.
+
+        That is per image, of the module with most of them in its input and its output.
+
+        Raises:
+            ValueError, RuntimeError: what `extract_features` would find wrong with the layers.
+        """
+        most = 0
+
+        def look(module: nn.Module, args: object, output: object) -> None:
+            nonlocal most
+            most = max(most, _numbers(args) + _numbers(output))
+
+        two = replace(self, images=self.images[:2], batch_size=2)
+        with contextlib.ExitStack() as stack:
+            for module in self.model.modules():
+                stack.callback(module.register_forward_hook(look).remove)
+            features = two.features(jobs)
+        counts = {job: matrix.shape[1] for job, matrix in features.items()}
+        return counts, -(-most // len(two.images))
+
+    def _batches(self, jobs: Sequence[Job]) -> Generator[tuple[slice, dict[Job, Tensor]]]:
+        """Yields rows and {job: float32 (rows, D) on the CPU} for one batch after the other."""
+        n = len(self.images)
+        with inference(self.model, self.device), _outputs_of(self.model, jobs) as outputs:
+            for start in range(0, n, self.batch_size):
+                rows = slice(start, min(start + self.batch_size, n))
+                outputs.clear()
+                with torch.inference_mode():
+                    inputs = self.transform(self.images[rows].to(self.device))
+                    if inputs.dim() == 4:
+                        inputs = inputs.contiguous(memory_format=torch.channels_last)
+                    self.model(inputs)
+                for job in jobs:
+                    _check_output(job, outputs, rows)
+                yield rows, outputs
+
+    def _in_memory(self, jobs: Sequence[Job]) -> dict[Job, Tensor]:
+        arrays: dict[Job, Tensor] = {}
+        for rows, outputs in self._batches(jobs):
+            for job, output in outputs.items():
+                if job not in arrays:
+                    arrays[job] = torch.empty(len(self.images), output.shape[1])
+                arrays[job][rows] = output
+        return {job: arrays[job] for job in jobs}
+
+    def _to_files(self, files: dict[Job, Path]) -> None:
+        """Appends each batch to one .npy file per job; a failure leaves no file behind."""
+        # not through a memory map: there a full disk kills the process instead of raising an error
+        n, handles = len(self.images), {}
+        with contextlib.ExitStack() as stack:
+            for job, file in files.items():
+                temporary = stack.enter_context(replacing(file))
+                handles[job] = stack.enter_context(temporary.open("wb"))
+            # closed at once where a file cannot be written: the model gets its modes back
+            batches = stack.enter_context(contextlib.closing(self._batches(list(files))))
+            for rows, outputs in batches:
+                if rows.start == 0:
+                    needed = sum(4 * n * output.shape[1] for output in outputs.values())
+                    check_room(next(iter(files.values())).parent, needed)
+                    for job, output in outputs.items():
+                        write_header(handles[job], (n, output.shape[1]))
+                for job, output in outputs.items():
+                    handles[job].write(output.numpy().astype("<f4", order="C", copy=False).data)
 
 
 def _wanted_layers(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
@@ -159,14 +255,9 @@ def _wanted_layers(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
     return check_names(model, layers)
 
 
-def input_transform(
+def _input_transform(
     model: nn.Module, images: Tensor, transform: ImageTransform | None
 ) -> ImageTransform:
-    """Chooses what turns these images into the model's input; see `extract_features`.
-
-    >>> input_transform(nn.ReLU(), torch.zeros(1, 2), None)(torch.ones(1).half()).dtype
-    torch.float32
-    """
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a tensor, got {type(images).__name__}")
     if len(images) == 0:
@@ -184,78 +275,6 @@ def input_transform(
             "images that are already transformed"
         )
     return transform
-
-
-def _for_each_batch(
-    use: Callable[[slice, dict[Job, Tensor]], None],
-    model: nn.Module,
-    images: Tensor,
-    jobs: Sequence[Job],
-    transform: ImageTransform,
-    batch_size: int,
-    device: torch.device,
-) -> None:
-    """Calls `use(rows, {job: float32 (rows, D) on the CPU})` for one batch after the other."""
-    with inference(model, device), _outputs_of(model, jobs) as outputs:
-        for start in range(0, len(images), batch_size):
-            rows = slice(start, min(start + batch_size, len(images)))
-            outputs.clear()
-            with torch.inference_mode():
-                inputs = transform(images[rows].to(device))
-                if inputs.dim() == 4:
-                    inputs = inputs.contiguous(memory_format=torch.channels_last)
-                model(inputs)
-            for job in jobs:
-                _check_output(job, outputs, rows)
-            use(rows, outputs)
-
-
-def _in_memory(
-    model: nn.Module,
-    images: Tensor,
-    jobs: Sequence[Job],
-    transform: ImageTransform,
-    batch_size: int,
-    device: torch.device,
-) -> dict[Job, Tensor]:
-    arrays: dict[Job, Tensor] = {}
-
-    def use(rows: slice, outputs: dict[Job, Tensor]) -> None:
-        for job, output in outputs.items():
-            if job not in arrays:
-                arrays[job] = torch.empty(len(images), output.shape[1])
-            arrays[job][rows] = output
-
-    _for_each_batch(use, model, images, jobs, transform, batch_size, device)
-    return {job: arrays[job] for job in jobs}
-
-
-def _to_files(
-    model: nn.Module,
-    images: Tensor,
-    files: dict[Job, Path],
-    transform: ImageTransform,
-    batch_size: int,
-    device: torch.device,
-) -> None:
-    """Appends each batch to one .npy file per job; a failure leaves no file behind."""
-    # not through a memory map: there a full disk kills the process instead of raising an error
-    handles: dict[Job, IO[bytes]] = {}
-
-    def use(rows: slice, outputs: dict[Job, Tensor]) -> None:
-        if rows.start == 0:
-            needed = sum(4 * len(images) * output.shape[1] for output in outputs.values())
-            check_room(next(iter(files.values())).parent, needed)
-        for job, output in outputs.items():
-            if rows.start == 0:
-                write_header(handles[job], (len(images), output.shape[1]))
-            handles[job].write(output.numpy().astype("<f4", order="C", copy=False).data)
-
-    with contextlib.ExitStack() as stack:
-        for job, file in files.items():
-            temporary = stack.enter_context(replacing(file))
-            handles[job] = stack.enter_context(temporary.open("wb"))
-        _for_each_batch(use, model, images, list(files), transform, batch_size, device)
 
 
 @contextlib.contextmanager
@@ -301,38 +320,6 @@ def _check_output(job: Job, outputs: dict[Job, Any], rows: slice) -> None:
         )
 
 
-def dry_run(
-    model: nn.Module,
-    images: Tensor,
-    jobs: Sequence[Job],
-    transform: ImageTransform,
-    device: torch.device,
-) -> tuple[dict[Job, int], int]:
-    """Passes two images; returns D of each job, and the most numbers that a module holds per image.
-
-    That is of the module with most of them in its input and its output.
-
-    Raises:
-        ValueError, RuntimeError: what `extract_features` would find wrong with the layers.
-
-    >>> images, device = torch.ones(2, 3, 4, 4), torch.device("cpu")
-    >>> dry_run(nn.ReLU(), images, [("", None), ("", 2)], torch.Tensor.float, device)
-    ({('', None): 48, ('', 2): 12}, 96)
-    """
-    most = 0
-
-    def look(module: nn.Module, args: object, output: object) -> None:
-        nonlocal most
-        most = max(most, _numbers(args) + _numbers(output))
-
-    with contextlib.ExitStack() as stack:
-        for module in model.modules():
-            stack.callback(module.register_forward_hook(look).remove)
-        features = _in_memory(model, images[:2], jobs, transform, 2, device)
-    counts = {job: matrix.shape[1] for job, matrix in features.items()}
-    return counts, -(-most // len(images[:2]))
-
-
 def _numbers(value: object) -> int:
     """Counts the numbers of all tensors in nested values."""
     if isinstance(value, Tensor):
@@ -340,21 +327,3 @@ def _numbers(value: object) -> int:
     if isinstance(value, Mapping):
         value = list(value.values())
     return sum(map(_numbers, value)) if isinstance(value, tuple | list) else 0
-
-
-def features_key(
-    model: nn.Module, images: Tensor, transform: ImageTransform, device: torch.device
-) -> str:
-    """Makes a key of everything that determines the features of all layers.
-
-    >>> device, how = torch.device("cpu"), torch.Tensor.float
-    >>> keys = [features_key(nn.ReLU(), torch.ones(n, 2), how, device) for n in (1, 2, 2)]
-    >>> keys[0] == keys[1], keys[1] == keys[2]
-    (False, True)
-    """
-    if " at 0x" in repr(transform):
-        raise ValueError(
-            f"a cache needs a transform whose repr() says what it does, got {transform!r}"
-        )
-    facts = device.type, torch.__version__, torchvision.__version__, repr(transform)
-    return fingerprint(facts, code_key(__name__), model_key(model), images)

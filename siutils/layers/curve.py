@@ -28,15 +28,12 @@ from siutils.core import (
 from siutils.features import (
     ImageTransform,
     Job,
+    Pass,
     Pool,
     check_names,
     check_pools,
     check_room,
-    collect,
-    dry_run,
-    features_key,
     free_bytes,
-    input_transform,
     job_file,
     layer_names,
     mark_scratch,
@@ -135,18 +132,19 @@ def layer_scores(
     """
     if not memory > 0:
         raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
-    how = How(order, normalize, interval, resolve_device(device), batch_size, memory)
+    how = How(order, normalize, interval, resolve_device(device), memory)
     sources = []
     for which, pair in ({"": (images, labels)} | ({"test ": test} if test else {})).items():
-        to_input = input_transform(model, pair[0], transform)
-        sources.append(_Source(pair[0], as_integers(pair[1], f"{which}labels"), to_input))
+        once = Pass.of(model, pair[0], transform, batch_size, how.device)
+        sources.append(_Source(once, as_integers(pair[1], f"{which}labels")))
         check_same_length(*pair, f"{which}images", f"{which}labels")
     if isinstance(layers, str):
-        layers = layer_names(model, layers, sources[0].transform(images[:2].to(how.device)))
+        inputs = sources[0].once.transform(images[:2].to(how.device))
+        layers = layer_names(model, layers, inputs)
     layers, pools = check_names(model, layers), check_pools(pool)
     jobs = [(layer, p) for layer in layers for p in pools]
     with _workplace(cache) as folder:
-        finished = _Run(model, sources, how, folder, cache is not None).score(jobs)
+        finished = _Run(sources, how, folder, cache is not None).score(jobs)
     parts: list[pd.DataFrame] = []
     records: dict[tuple[str, str, str], Record] = {}
     for layer, p in jobs:
@@ -223,11 +221,10 @@ def layer_curve(*arguments: Any, **options: Any) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Source:
-    """Labeled images on their way into the network."""
+    """Labeled images on their way through the network."""
 
-    images: Tensor
+    once: Pass
     labels: Tensor
-    transform: ImageTransform
 
 
 @contextlib.contextmanager
@@ -243,7 +240,6 @@ def _workplace(cache: Path | None) -> Iterator[Path]:
 class _Run:
     """One call of `layer_scores`: where it reads and writes, and what it does in which order."""
 
-    model: nn.Module
     sources: list[_Source]
     how: How
     root: Path
@@ -252,9 +248,7 @@ class _Run:
     def __post_init__(self) -> None:
         keys, how = [str(i) for i in range(len(self.sources))], self.how
         if self.keep:
-            keys = [
-                features_key(self.model, s.images, s.transform, how.device) for s in self.sources
-            ]
+            keys = [source.once.key() for source in self.sources]
             labels = tuple(source.labels for source in self.sources)
             options = how.order, how.normalize, how.interval, code_key("siutils.layers.scores")
             self.scores = self.root / "layers" / fingerprint(tuple(keys), labels, options)
@@ -266,8 +260,8 @@ class _Run:
         finished = {job: read_scores(file) for job, file in files.items() if file.exists()}
         missing = [job for job in jobs if job not in finished]
         try:
-            for step, how in self._steps(missing) if missing else ():
-                for job, scored in self._score_step(step, how):
+            for step, batch_size in self._steps(missing) if missing else ():
+                for job, scored in self._score_step(step, batch_size):
                     if self.keep:
                         write_scores(scored, files[job])
                     finished[job] = scored
@@ -280,22 +274,23 @@ class _Run:
             raise
         return finished
 
-    def _steps(self, jobs: list[Job]) -> list[tuple[Step, How]]:
-        """What to do, after a dry run that shows the need of memory and disk."""
-        how, first, n = self.how, self.sources[0], sum(len(s.images) for s in self.sources)
-        counts, held = dry_run(self.model, first.images, jobs, first.transform, how.device)
+    def _steps(self, jobs: list[Job]) -> list[tuple[Step, int]]:
+        """What to do, with the batch size of each; a dry run shows the need of memory and disk."""
+        how, first = self.how, self.sources[0].once
+        n = sum(len(source.labels) for source in self.sources)
+        counts, held = first.needs(jobs)
 
         def batch(jobs: Sequence[Job]) -> int:
             """No more images than what a forward pass holds of them and of these outputs fits."""
             spare = max(MIN_ROOM, (1 - SHARE) * how.memory)
             most = spare / (4 * (held + sum(counts[job] for job in jobs)))
-            return max(1, int(min(how.batch_size, most)))
+            return max(1, int(min(first.batch_size, most)))
 
         def seconds() -> float:
-            images = first.images[: batch(jobs[:1])]
+            one_batch = replace(first, images=first.images[: batch(jobs[:1])])
             start = time.perf_counter()
-            collect(self.model, images, jobs[:1], first.transform, len(images), how.device)
-            return (time.perf_counter() - start) * n / len(images)
+            one_batch.features(jobs[:1])
+            return (time.perf_counter() - start) * n / len(one_batch.images)
 
         sizes = {job: 4 * n * d for job, d in counts.items()}
         present = {job for job in jobs if all(job_file(f, job).exists() for f in self.folders)}
@@ -304,19 +299,17 @@ class _Run:
         free = free_bytes(self.folders[0])
         steps = plan_steps(sizes, how.memory, how.copies, free, seconds, self.keep, present)
         check_room(self.folders[0], room_needed(steps))
-        return [(step, replace(how, batch_size=batch(step.jobs))) for step in steps]
+        return [(step, batch(step.jobs)) for step in steps]
 
-    def _score_step(self, step: Step, how: How) -> Iterator[tuple[Job, Scored]]:
+    def _score_step(self, step: Step, batch_size: int) -> Iterator[tuple[Job, Scored]]:
         """Takes the features of a step from one forward pass, and scores its layers one by one."""
         files = {job: [job_file(folder, job) for folder in self.folders] for job in step.jobs}
         if step.files and not step.keep:
             mark_scratch(file for parts in files.values() for file in parts)
-        batch, device = how.batch_size, how.device
+        how, folders = self.how, self.folders if step.files else repeat(None)
         features = [
-            collect(self.model, s.images, step.jobs, s.transform, batch, device, folder)
-            for s, folder in zip(
-                self.sources, self.folders if step.files else repeat(None), strict=False
-            )
+            replace(source.once, batch_size=batch_size).features(step.jobs, folder)
+            for source, folder in zip(self.sources, folders, strict=False)
         ]
         matrices = [matrix for by_job in features for matrix in by_job.values()]
         held = 0 if step.files else sum(4 * matrix.numel() for matrix in matrices)

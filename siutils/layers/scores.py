@@ -27,7 +27,6 @@ class How:
     normalize: bool
     interval: bool
     device: torch.device
-    batch_size: int
     memory: float
     search_memory: float = math.inf
 
