@@ -56,7 +56,7 @@ def test_a_wrong_recipe_is_one_clear_error(name, changes, words):
 
 def test_few_images_make_smaller_batches_at_the_same_rate_per_image():
     whole = get_recipe("fast")
-    for images, batch in ((40_000, 128), (4_096, 128), (4_095, 64), (600, 16), (20, 16)):
+    for images, batch in ((40_000, 128), (2_048, 128), (2_047, 64), (600, 32), (20, 16)):
         recipe = get_recipe("fast", images=images)
         assert (recipe.batch_size, recipe.lr) == (batch, whole.lr * batch / 128)
     assert get_recipe("study", images=600).batch_size == 128

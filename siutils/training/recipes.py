@@ -135,7 +135,7 @@ _EXCEPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 RECIPES = {"study": _STUDY, "fast": _FAST}
-_LEAST_STEPS = 32  # of an epoch: fewer images make smaller batches
+_LEAST_STEPS = 16  # of an epoch: fewer images make smaller batches
 
 
 def get_recipe(name: str, network: str = "", images: int = 0, **changes: Any) -> Recipe:
@@ -144,7 +144,7 @@ def get_recipe(name: str, network: str = "", images: int = 0, **changes: Any) ->
     Args:
         name: ``"study"``, as the study printed it, or ``"fast"``, for few epochs.
         network: whose exceptions apply, by the beginning of its name.
-        images: number of training images. Where they are too few for 32 steps of the fast recipe
+        images: number of training images. Where they are too few for 16 steps of the fast recipe
             in an epoch, batches are halved, down to 16, and the learning rate with them (Goyal et
             al. 2017, arXiv:1706.02677). 0: as many as it takes.
         changes: fields of `Recipe`.
@@ -154,7 +154,7 @@ def get_recipe(name: str, network: str = "", images: int = 0, **changes: Any) ->
 
     >>> get_recipe("study").epochs, get_recipe("study", "efficientnet_b0").rotation
     (200, 0.0)
-    >>> few = get_recipe("fast", images=1100, epochs=3)
+    >>> few = get_recipe("fast", images=600, epochs=3)
     >>> few.epochs, few.batch_size, few.lr
     (3, 32, 0.025)
     """
