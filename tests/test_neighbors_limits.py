@@ -79,9 +79,9 @@ def assert_exact(x, queries=None, **options):
 @pytest.mark.parametrize(
     ("method", "shape", "limit"),
     [
-        ("auto", (42_000, 2_000), 155 * 2**20),
-        ("projection", (42_000, 2_000), 155 * 2**20),
-        ("own", (20_000, 5_000), 190 * 2**20),
+        ("auto", (45_000, 2_000), 170 * 2**20),
+        ("projection", (45_000, 2_000), 170 * 2**20),
+        ("own", (23_000, 5_000), 215 * 2**20),
     ],
 )
 def test_memory_map_larger_than_the_memory_of_the_process(tmp_path, method, shape, limit):

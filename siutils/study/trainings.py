@@ -284,6 +284,8 @@ def curve_training(
     """
     train, val = split(images, train_per_class, seed)
     how = _recipe(recipe, network, train, dtype, epochs)
+    if recipe == "fast" and size >= 64:
+        how = replace(how, sides=(0.5, 0.75, 1.0))
     source = None if weights in ("", "plain") else weights
     transform = transform_for(images.name)
     if source and source.startswith("imagenet"):

@@ -130,8 +130,8 @@ _EXCEPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "fast": {
         "vgg": {"lr": 0.05},
         "efficientnet": {"weight_decay": 2e-4, "cutout": 0},
-        "efficientnet_v2": {"sides": (0.5, 0.75, 1.0)},
-        "efficientnet_lite": {"lr": 0.02, "sides": (0.67, 1.0)},  # from ImageNet weights
+        "efficientnet_v2": {"optimizer": "adamw", "lr": 0.004, "weight_decay": 0.05},
+        "efficientnet_lite": {"lr": 0.02},  # from ImageNet weights
     },
 }
 RECIPES = {"study": _STUDY, "fast": _FAST}
@@ -146,7 +146,8 @@ def get_recipe(name: str, network: str = "", images: int = 0, **changes: Any) ->
         network: whose exceptions apply, by the beginning of its name.
         images: number of training images. Where they are too few for 16 steps of the fast recipe
             in an epoch, batches are halved, down to 16, and the learning rate with them (Goyal et
-            al. 2017, arXiv:1706.02677). 0: as many as it takes.
+            al. 2017, arXiv:1706.02677; for AdamW by the square root, Malladi et al. 2022,
+            arXiv:2205.10287). 0: as many as it takes.
         changes: fields of `Recipe`.
 
     Raises:
@@ -168,8 +169,9 @@ def get_recipe(name: str, network: str = "", images: int = 0, **changes: Any) ->
         if network.startswith(beginning):
             recipe = replace(recipe, **exceptions)
     if name == "fast" and images:
+        slower = 0.5 if recipe.optimizer == "sgd" else 0.5**0.5
         while recipe.batch_size > 16 and images < _LEAST_STEPS * recipe.batch_size:
-            recipe = replace(recipe, batch_size=recipe.batch_size // 2, lr=recipe.lr / 2)
+            recipe = replace(recipe, batch_size=recipe.batch_size // 2, lr=recipe.lr * slower)
     return replace(recipe, **changes)
 
 
