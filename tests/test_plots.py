@@ -58,6 +58,13 @@ def test_order_curves_draw_the_values_of_the_table():
     np.testing.assert_array_equal(lines["soft-order SI"].get_ydata(), expected)
 
 
+def test_validations_are_joined_over_epochs_without_one():
+    rows = {"run": "a", "epoch": [1, 2, 3, 4], "lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5}
+    rows |= {f"val_{name}": [np.nan, 0.2, np.nan, 0.4] for name in ("loss", "accuracy")}
+    _, validation = plots.training_curves(pd.DataFrame(rows)).axes[1].lines
+    assert validation.get_xydata().tolist() == [[2, 0.2], [4, 0.4]]
+
+
 def test_intervals_are_drawn_as_bands():
     table = SCORED.report(3, interval=True)
     bands = plots.order_curves(table).axes[0].collections

@@ -233,7 +233,8 @@ def training_curves(history: pd.DataFrame) -> Figure:
         style: dict[str, Any] = {"color": COLORS[i % 7], "marker": MARKERS[i % 7], "markersize": 4}
         for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
             axes.plot(rows["epoch"], rows[f"train_{name}"], linestyle="--", alpha=0.7, **style)
-            axes.plot(rows["epoch"], rows[f"val_{name}"], label=run, **style)
+            validated = rows.dropna(subset=f"val_{name}")  # not every epoch ends with a validation
+            axes.plot(validated["epoch"], validated[f"val_{name}"], label=run, **style)
         rate.plot(rows["epoch"], rows["lr"], **style)
     loss.set(ylabel="cross-entropy (nats)")
     accuracy.set(ylabel="accuracy", ylim=(0, 1.02))
