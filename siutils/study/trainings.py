@@ -110,7 +110,9 @@ class Training:
             seconds_of_a_step(model, self.train, replace(self.recipe, dtype=dtype))
             for dtype in dtypes
         )
-        return left * len(self.train) / self.recipe.batch_size * seconds / 60
+        epochs = range(self.recipe.epochs - left, self.recipe.epochs)
+        whole = sum(self.recipe.side(epoch) ** 2 for epoch in epochs)  # at the full side
+        return whole * len(self.train) / self.recipe.batch_size * seconds / 60
 
 
 @dataclass(frozen=True)
