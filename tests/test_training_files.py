@@ -198,6 +198,16 @@ def test_a_finished_training_by_other_code_is_taken_if_it_reproduces(tmp_path, m
         fitted(snapshots={1: {}}, **same)
 
 
+def test_a_folder_of_finished_trainings_that_is_none_is_one_clear_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
+        fitted(cache=tmp_path, finished=tmp_path / "nowhere")
+    (tmp_path / "night").mkdir()
+    for content in ("{", "[1]"):
+        (tmp_path / "night" / "meta.json").write_text(content)
+        with pytest.raises(RuntimeError, match=r"cannot read .*meta\.json"):
+            fitted(cache=tmp_path, finished=tmp_path / "night")
+
+
 def test_an_unfinished_training_by_other_code_is_not_taken(tmp_path, monkeypatch):
     stop_after(2, cache=tmp_path / "night")
     monkeypatch.setattr(loop, "code_key", lambda module: "other code")

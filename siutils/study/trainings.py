@@ -68,39 +68,18 @@ class Training:
         """
         model: nn.Module = self.start()
         snapshots: dict[int, dict[str, Tensor]] = {epoch: {} for epoch in self.snapshots}
-        history = fit(
-            model,
-            self.train,
-            self.val,
-            self.recipe,
-            transform=self.transform,
-            seed=self.seed,
-            device=device,
-            cache=cache_dir(),
-            finished=trainings_dir(),
-            progress=progress and (lambda line: progress(f"{self.name}: {line}")),
-            snapshots=snapshots,
-        )
+        tell = progress and (lambda line: progress(f"{self.name}: {line}"))
+        history = fit(model, **self._how(device), progress=tell, snapshots=snapshots)
         return Trained(self, model, history, snapshots)
 
     def minutes(self, device: str | torch.device = "auto") -> float:
-        """Estimates how long this machine's CPU needs for the epochs that are left.
+        """Estimates how long this machine needs for the epochs that are left.
 
         The estimate is from a few steps; it leaves out validation.
         """
         model: Any = self.start()
-        left = epochs_left(
-            model,
-            self.train,
-            self.val,
-            self.recipe,
-            transform=self.transform,
-            seed=self.seed,
-            device=device,
-            cache=cache_dir(),
-            finished=trainings_dir(),
-            snapshots={epoch: {} for epoch in self.snapshots},
-        )
+        snapshots: dict[int, Any] = {epoch: {} for epoch in self.snapshots}
+        left = epochs_left(model, **self._how(device), snapshots=snapshots)
         if not left:
             return 0.0
         dtypes: list[Any] = [self.recipe.dtype]
@@ -113,6 +92,12 @@ class Training:
         epochs = range(self.recipe.epochs - left, self.recipe.epochs)
         whole = sum(self.recipe.side(epoch) ** 2 for epoch in epochs)  # at the full side
         return whole * len(self.train) / self.recipe.batch_size * seconds / 60
+
+    def _how(self, device: str | torch.device) -> dict[str, Any]:
+        """Arguments of `fit`, but for the model and what happens on the way."""
+        names = ("train", "val", "recipe", "transform", "seed")
+        how = {name: getattr(self, name) for name in names}
+        return how | {"device": device, "cache": cache_dir(), "finished": trainings_dir()}
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,23 @@ def finished_run(
 ) -> RunFiles | None:
     """Finds a finished training with these facts, whatever code made it; None if there is none.
 
+    Raises:
+        FileNotFoundError: there is no such folder.
+        RuntimeError: a file of a run is damaged.
+
     >>> finished_run(Path("nowhere"), {}, (), torch.device("cpu"))
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: finished: no folder 'nowhere' of finished trainings
     """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"finished: no folder {str(folder)!r} of finished trainings")
     facts = json.loads(json.dumps(facts))  # tuples are lists in a file
     for file in sorted(folder.glob("**/meta.json")):
-        meta = json.loads(file.read_text())
+        try:
+            meta = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise RuntimeError(f"cannot read {file}: {error}. Delete its folder") from error
         if all(meta.get(key) == value for key, value in facts.items()):
             files = RunFiles(file.parent, device)
             stored = files.load()

@@ -48,8 +48,8 @@ def fit(
 
     The best epoch has the highest validation accuracy; among equal ones the last counts, which has
     the lowest learning rate. With `recipe.average` the averaged weights are validated and kept. The
-    model stays on the device, in channels-last layout, with `model.transform = transform`. On CUDA
-    the forward pass runs in bfloat16. The device holds all training images, and augments them.
+    model stays on the device, in channels-last layout, with `model.transform = transform`. The
+    device holds all training images, and augments them.
 
     Args:
         model: maps float32 (B, 3, H, W) to logits (B, C).
@@ -66,7 +66,7 @@ def fit(
             measured for a recipe whose dtype is "auto".
         finished: a folder of finished trainings by any code, or None. One with the same model,
             images, recipe and seed is taken instead of training, if it reproduces its recorded
-            validation accuracy to the digit. Needs a cache.
+            validation accuracy to the digit. Needs a cache, and comes before what that holds.
         progress: called with one line of text after each epoch.
         snapshots: a dictionary that has epochs as keys, from 1; the weights that are validated
             after these epochs, on the device, become its values. Other epochs are another run.
@@ -82,7 +82,8 @@ def fit(
             snapshot of an epoch that there is not.
         RuntimeError: the loss is not finite, a checkpoint is damaged, or a finished training does
             not reproduce its accuracy.
-        OSError: a checkpoint cannot be written; the previous one is intact.
+        OSError: a checkpoint cannot be written, and the previous one is intact; or there is no
+            folder `finished`.
 
     >>> images = 255 * torch.eye(3, dtype=torch.uint8).reshape(3, 3, 1, 1)  # red, green, blue
     >>> data = ImageSet("colors", images, torch.arange(3), ("red", "green", "blue"), "")

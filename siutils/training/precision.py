@@ -76,11 +76,15 @@ def seconds_of_a_step(model: nn.Module, train: ImageSet, recipe: Recipe) -> floa
     >>> seconds_of_a_step(model, data, Recipe("plain", epochs=1)) > 0
     True
     """
+    device = next(model.parameters()).device
     model, times = copy.deepcopy(model).train(), []
     transform: Any = model.transform
-    inputs = transform(train.images[: recipe.batch_size])
+    inputs = transform(train.images[: recipe.batch_size].to(device))
+    target = train.labels[: recipe.batch_size].to(device)
     for _ in range(3):
         start = time.perf_counter()
-        forward(model, inputs, train.labels[: recipe.batch_size], recipe)[1].backward()
+        forward(model, inputs, target, recipe)[1].backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
     return min(times)
