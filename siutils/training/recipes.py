@@ -145,9 +145,9 @@ def get_recipe(name: str, network: str = "", images: int = 0, **changes: Any) ->
         name: ``"study"``, as the study printed it, or ``"fast"``, for few epochs.
         network: whose exceptions apply, by the beginning of its name.
         images: number of training images. Where they are too few for 16 steps of the fast recipe
-            in an epoch, batches are halved, down to 16, and the learning rate with them (Goyal et
-            al. 2017, arXiv:1706.02677; for AdamW by the square root, Malladi et al. 2022,
-            arXiv:2205.10287). 0: as many as it takes.
+            in an epoch, batches are halved, down to 16, and SGD's learning rate with them (Goyal et
+            al. 2017, arXiv:1706.02677); AdamW's stays, with which few steps learn more. 0: as many
+            as it takes.
         changes: fields of `Recipe`.
 
     Raises:
@@ -169,7 +169,7 @@ def get_recipe(name: str, network: str = "", images: int = 0, **changes: Any) ->
         if network.startswith(beginning):
             recipe = replace(recipe, **exceptions)
     if name == "fast" and images:
-        slower = 0.5 if recipe.optimizer == "sgd" else 0.5**0.5
+        slower = 0.5 if recipe.optimizer == "sgd" else 1.0
         while recipe.batch_size > 16 and images < _LEAST_STEPS * recipe.batch_size:
             recipe = replace(recipe, batch_size=recipe.batch_size // 2, lr=recipe.lr * slower)
     return replace(recipe, **changes)
