@@ -129,7 +129,10 @@ def test_score_prints_the_report_of_the_class(samples, capsys):
     pd.testing.assert_frame_equal(pd.DataFrame(rows).astype(expected.dtypes), expected)
     assert score(samples, "train.csv", *options) == 0
     head, blank, columns, *lines = capsys.readouterr().out.splitlines()
-    assert head == "undefined = 0, n = 40, n_features = 4, n_classes = 3, normalize = True"
+    assert (
+        head
+        == "undefined = 0, n = 40, n_features = 4, n_classes = 3, normalize = True, n_constant = 0"
+    )
     assert (blank, columns.split()[:3]) == ("", ["index", "order", "value"])
     for line, (name, order, value) in zip(lines, expected.to_numpy()[:, :3], strict=True):
         assert line.split()[:3] == [name, str(order), f"{value:.5f}"]

@@ -13,6 +13,7 @@ def scaled(x, test_x, normalize):
     if not normalize:
         return x, test_x
     mean, std = x.astype(float).mean(0), x.astype(float).std(0, ddof=1) + 1e-10
+    std = np.where(x.min(0) == x.max(0), 1.0, std)  # a constant feature keeps its unit
     return (x - mean) / std, (test_x - mean) / std
 
 

@@ -245,7 +245,7 @@ IMAGES, LABELS = data()
         ({"memory": math.nan}, ValueError, "memory must be a positive number of bytes"),
         ({"labels": LABELS[1:]}, ValueError, "images and labels must have the same length"),
         ({"test": (IMAGES[1:], LABELS)}, ValueError, "test images and test labels must have the s"),
-        ({"labels": LABELS.float()}, TypeError, "labels must be integers"),
+        ({"labels": LABELS + 0.5}, TypeError, "labels must be integers"),
     ],
 )
 def test_wrong_input_is_an_error_before_the_work_starts(network, change, error, message):

@@ -116,6 +116,6 @@ def test_inputs_are_checked_when_they_are_added():
     with pytest.raises(ValueError, match="features and labels must have the same length"):
         metric.update(X, Y[:-1])
     with pytest.raises(TypeError, match="labels must be integers"):
-        metric.update(X, Y.float())
+        metric.update(X, Y + 0.5)
     with pytest.raises(ValueError, match="features must be finite"):
         metric.update(torch.full((2, 2), np.nan), Y[:2])

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -215,3 +216,24 @@ def test_readme_table_of_trained_networks_is_that_of_the_reference_run():
         si = f"{row.si:.3f} ({row.si_low:.3f} to {row.si_high:.3f}) | {row.si_chance:.3f}"
         expected.append(f"| {row.network} | {how} | {row.n:,} | {si} |")
     assert rows_of_readme("networks") == expected
+
+
+def test_the_table_of_inputs_is_that_of_the_tests():
+    sys.path.insert(0, str(ROOT / "docs"))
+    stored = (ROOT / "docs" / "inputs.md").read_text(encoding="utf-8")
+    assert import_module("inputs").text() == stored, "run python docs/inputs.py"
+
+
+CHECKS = {"asarray", "as_tensor", "from_numpy", "array", "tensor", "require", "ascontiguousarray"}
+INPUTS = {"features", "labels", "queries", "test_features", "test_labels", "source_labels"}
+
+
+def test_features_and_labels_are_converted_in_core_only():
+    for path in sorted((ROOT / "siutils").rglob("*.py")):
+        if path.parent.name == "core":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+                name = node.args[0].id if isinstance(node.args[0], ast.Name) else ""
+                where = f"{path}:{node.lineno}"
+                assert node.func.attr not in CHECKS or name not in INPUTS, where

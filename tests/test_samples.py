@@ -195,7 +195,7 @@ NEAR = Neighbors(torch.ones(3, 2), torch.tensor([[1, 2], [0, 2], [0, 1]]))
         (lambda: hardest_samples([0, 1, 1], NEAR, 0), ValueError, "n must be an integer ≥ 1"),
         (lambda: label_errors([0, 1, 1], NEAR, -1), ValueError, "n must be an integer ≥ 1"),
         (lambda: label_errors([2, 2, 2], NEAR), ValueError, "labels are all 2"),
-        (lambda: label_errors([0.0, 1, 1], NEAR), TypeError, "labels must be integers"),
+        (lambda: label_errors([0.5, 1, 1], NEAR), TypeError, "labels must be integers"),
         (lambda: neighbor_table([0, 1, 1], NEAR, [3]), ValueError, "chosen must be 0 … 2, got 3"),
         (lambda: score_transitions([1], [1, 2]), ValueError, "of the same samples; got 1 and 2"),
         (lambda: score_transitions([0], [1]), ValueError, "which are never 0"),

@@ -121,7 +121,7 @@ X, Y = informative(10, 3)
         (lambda: single_feature_si(X[:1], Y[:1]), ValueError, "features has 1 sample"),
         (lambda: single_feature_si(X.astype(complex), Y), TypeError, "features must be real"),
         (lambda: single_feature_si(X / 0.0, Y), ValueError, "features must be finite"),
-        (lambda: single_feature_si(X, Y * 1.0), TypeError, "labels must be integers"),
+        (lambda: single_feature_si(X, Y + 0.5), TypeError, "labels must be integers"),
         (lambda: single_feature_si(X * 1e308, Y), ValueError, "finite"),
         (lambda: forward_selection(X, Y, 4), ValueError, r"max_features must lie in 1 … 3"),
         (lambda: forward_selection(X, Y, 0), ValueError, "max_features must be an integer"),

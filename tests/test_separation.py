@@ -70,7 +70,7 @@ def test_report_is_tidy_and_says_what_each_number_is():
     ]  # fmt: skip
     assert list(table.columns) == [
         "index", "order", "value", "macro", "chance", "lift", "attainable", "undefined",
-        "n", "n_features", "n_classes", "normalize",
+        "n", "n_features", "n_classes", "normalize", "n_constant",
     ]  # fmt: skip
     assert (table["n"] == 150).all()
     assert table["normalize"].all()
@@ -108,10 +108,8 @@ X, Y = random_data(n=10)
         (X[:1], Y[:1], ValueError, "features has 1 sample"),
         (X.astype(complex), Y, TypeError, "features must be real"),
         ([["a"]], Y, TypeError, "features must be real numbers"),
-        (X, Y.astype(float), TypeError, "labels must be integers; got torch.float64"),
-        (X, Y > 1, TypeError, "labels must be integers; got torch.bool"),
-        (X, np.array(["cat"] * 10), TypeError, "labels must be an array of integers"),
-        (X, Y[:, None], ValueError, r"labels must have shape \(N,\)"),
+        (X, Y + 0.5, TypeError, r"labels must be integers or names; labels\[0\] is 0.5"),
+        (X, Y[:, None].repeat(2, 1), ValueError, r"labels must have shape \(N,\)"),
         (np.where(X[7, 2] == X, np.nan, X), Y, ValueError, "features must be finite; row 7"),
         (np.where(X[3, 0] == X, np.inf, X), Y, ValueError, "features must be finite; row 3"),
     ],

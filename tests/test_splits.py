@@ -74,8 +74,8 @@ def test_balanced_subset_draws_every_sample_equally_often():
     [
         (lambda: balanced_subset([0, 0, 8], 2), ValueError, "class 8 has only 1 sample"),
         (lambda: balanced_subset([0], 0), ValueError, "per_class"),
-        (lambda: balanced_subset([0.0], 1), TypeError, "labels must be integers"),
-        (lambda: balanced_subset([[0]], 1), ValueError, r"labels must have shape \(N,\)"),
+        (lambda: balanced_subset([0.5], 1), TypeError, "labels must be integers"),
+        (lambda: balanced_subset([[0, 2]], 1), ValueError, r"labels must have shape \(N,\)"),
         (lambda: balanced_subset([0], 1, seed=-1), ValueError, "seed"),
         (lambda: train_val_split([0, 0], 1.0), ValueError, "val_fraction"),
         (lambda: train_val_split([0, 0], 0), ValueError, "val_fraction"),

@@ -297,7 +297,7 @@ THETA = np.full((20, 2), 0.5)
     [
         (X[0], Y, ValueError, r"features must have shape \(N, D\)"),
         (X, Y[:9], ValueError, "features and labels must have the same length; got 20 and 9"),
-        (X, Y * 1.0, TypeError, "labels must be integers"),
+        (X, Y + 0.5, TypeError, "labels must be integers"),
         (X, Y * 0 + 3, ValueError, r"labels must hold at least 2 classes; got \[3\]"),
         (np.where(X[4, 1] == X, np.nan, X), Y, ValueError, "features must be finite; row 4"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,18 @@ if TYPE_CHECKING:
 
 _SCORE_NOTES = """\
 files, by suffix:
-  .npz .pt      arrays named features and labels, or one array, the features
-  .npy          one array, memory-mapped
-  .csv .parquet one row per sample: the column label, every other column a feature
-                (.csv with a header; .parquet needs the package pyarrow)
-Labels are integers or class names. Nothing in a file is ever run.
+  .npy                    the features, memory-mapped
+  .npz .pt .pth           arrays named features and labels, X and y, embeddings and targets, …,
+                          also nested; or one array, the features
+  .h5 .safetensors        the same (pip install siutils[files])
+  .csv .tsv .txt          a row per sample and a header; also .gz, .bz2, .xz; the label column is
+                          called label, target, class, … or named by --label-column
+  .parquet .feather .arrow  the same, or a column of lists (pip install siutils[files])
+  a folder                of shards of one of these formats
+  -                       one of these from standard input
+Labels are integers or class names; their own file may also be .txt or .json. An index that pandas
+saved and file names are no features. Columns of --test are matched by name. Nothing in a file is
+ever run.
 
 exit codes:
   0  the table is printed
@@ -115,6 +123,7 @@ def _add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--test-labels", metavar="FILE", help="file of their labels (default: those in --test)"
     )
+    parser.add_argument("--label-column", metavar="NAME", help="column or array of the labels")
     parser.add_argument("--order", type=int, default=2, metavar="K", help="highest (default: 2)")
     parser.add_argument("--normalize", action="store_true", help="z-score each feature first")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
@@ -132,7 +141,8 @@ def _score(options: argparse.Namespace) -> int:
     except Exception as error:  # one line, and a code that scripts can tell from wrong input
         return failed("score", f"unexpected {type(error).__name__}: {error}", 1)
     if options.json:
-        print(table.to_json(orient="records", indent=2, double_precision=15))
+        rows = table.astype(object).where(table.notna(), None).to_dict("records")
+        print(json.dumps(rows, indent=2))  # all digits, which to_json does not print
     elif options.csv:
         print(table.to_csv(index=False), end="")
     else:
@@ -144,7 +154,7 @@ def _score_table(options: argparse.Namespace) -> pd.DataFrame:
     """Scores the features with intervals, and the test samples among them."""
     import pandas as pd
 
-    from siutils.core import label_codes, resolve_device
+    from siutils.core import parse_labels, resolve_device
     from siutils.separation import SeparationIndex
 
     try:
@@ -153,30 +163,44 @@ def _score_table(options: argparse.Namespace) -> pd.DataFrame:
         raise ValueError(str(error)) from error
     if options.test_labels and not options.test:
         raise ValueError("--test-labels needs --test")
-    features, labels = _samples(options.features, options.labels, "--labels")
+    sets = [_samples(options.features, options.labels, "--labels", options.label_column)]
+    if options.test:
+        label_file = options.test_labels
+        sets.append(_samples(options.test, label_file, "--test-labels", options.label_column))
+    labels = [samples.labels for samples in sets]
+    written = [i for i, samples in enumerate(sets) if samples.written]
+    for i, parsed in zip(written, parse_labels(*(labels[i] for i in written)), strict=True):
+        labels[i] = parsed
+    features = [samples.features for samples in sets]
+    index = SeparationIndex(features[0], labels[0], options.normalize, device, copy=False)
     if not options.test:
-        (labels,) = label_codes(labels)
-        index = SeparationIndex(features, labels, options.normalize, device)
         return index.report(options.order, interval=True)
-    test_features, test_labels = _samples(options.test, options.test_labels, "--test-labels")
-    labels, test_labels = label_codes(labels, test_labels)
-    index = SeparationIndex(features, labels, options.normalize, device)
-    crossed = index.cross(test_features, test_labels).report(options.order, interval=True)
+    cross = index.cross(features[1], labels[1])
+    if len(cross.missing_classes) == cross.n_classes:
+        raise ValueError(
+            f"{options.test}: no class of it, such as '{cross.classes[0]}', is in "
+            f"{options.features}, which has '{index.classes[0]}' and others"
+        )
+    crossed = cross.report(options.order, interval=True)
     crossed["index"] = "cross_" + crossed["index"]
     own = index.report(options.order, interval=True)
     counts = dict.fromkeys(crossed.columns.difference(own.columns), "Int64")  # empty for own rows
     return pd.concat([own, crossed], ignore_index=True).astype(counts)
 
 
-def _samples(file: str, label_file: str | None, option: str) -> tuple[Any, Any]:
-    from siutils.core import read_features, read_labels
+def _samples(file: str, label_file: str | None, option: str, column: str | None) -> Any:
+    from siutils.core import read_labels, read_samples
 
-    features, labels = read_features(file)
+    samples = read_samples(file, None if label_file else column)
     if label_file:
-        labels = read_labels(label_file)
-    if labels is None:
-        raise ValueError(f"{file}: no labels in it; name their file with {option}")
-    return features, labels
+        labels = read_labels(label_file, len(samples.features), column)
+        samples = samples._replace(labels=labels.labels, written=labels.written)
+    if samples.labels is None:
+        raise ValueError(
+            f"{file}: no labels in it; name their file with {option}, or their column with "
+            "--label-column"
+        )
+    return samples
 
 
 def _readable(table: pd.DataFrame) -> str:

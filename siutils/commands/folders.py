@@ -7,6 +7,7 @@ Each checks what it was given as far as that is quick, then runs the notebook of
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -178,6 +179,11 @@ def _add_page(
         metavar="PIXELS",
         help="side of the images in the network (default: as its weights want it)",
     )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out files that are no readable images; the page names them",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     return parser
 
@@ -214,7 +220,7 @@ def _page(name: str, options: argparse.Namespace, check: Callable[[], Mapping[st
 
 
 def _common(options: argparse.Namespace) -> dict[str, Any]:
-    from siutils.core import resolve_device
+    from siutils.core import resolve_device, user_path
 
     try:
         resolve_device(options.device)
@@ -223,8 +229,9 @@ def _common(options: argparse.Namespace) -> dict[str, Any]:
     for option in ("per_class", "size"):
         if getattr(options, option) < 0:
             raise ValueError(f"{option} must not be negative, got {getattr(options, option)}")
-    given = {name: getattr(options, name) for name in ("device", "per_class", "size")}
-    return given | {"dataset": str(Path(options.data).expanduser().resolve())}
+    names = ("device", "per_class", "size", "skip_unreadable")
+    given = {name: getattr(options, name) for name in names}
+    return given | {"dataset": os.path.realpath(user_path(options.data))}
 
 
 def _check_classes(parts: Sequence[ImageFiles], least: int, per_class: int) -> None:

@@ -1,168 +1,322 @@
-"""Features and labels from files: .npz, .npy, .pt, .parquet, .csv. No file can run code."""
+"""Features and labels from files in the forms that people have. No file can run code."""
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
-import warnings
+import re
+import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-FORMATS = (".npz", ".npy", ".pt", ".parquet", ".csv")
-_ONLY = ""  # key of the only array in a file, unless it is named features or labels
+from siutils.core.files import user_path
+from siutils.core.inputs import column_names, in_order
+from siutils.core.tables import (
+    LABEL_NAMES,
+    InputError,
+    Samples,
+    label_column,
+    read_arrow,
+    read_lines,
+    read_text_table,
+    text_suffix,
+)
+
+FEATURE_NAMES = (
+    "features", "feature", "feats", "feat", "x", "embeddings", "embedding", "embeds", "emb",
+    "img_emb", "image_embeds", "data", "vectors", "representations",
+)  # fmt: skip
+_TEXT, _ARROW = (".csv", ".tsv", ".txt"), (".parquet", ".feather", ".arrow")
+_ARRAYS = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5", ".safetensors")
+_PICKLES = (".pkl", ".pickle", ".joblib")
+_MAGIC = {  # beginnings of files, for what comes without a name
+    b"\x93NUMPY": ".npy", b"PAR1": ".parquet", b"ARROW1": ".arrow", b"\x89HDF": ".h5",
+    b"\x1f\x8b": ".csv.gz", b"BZh": ".csv.bz2", b"\xfd7zXZ": ".csv.xz",
+}  # fmt: skip
 
 
-class InputError(ValueError):
-    """A file cannot be read or lacks features or labels; the message names the file."""
-
-
-def read_features(path: str | os.PathLike[str]) -> tuple[Any, Any]:
+def read_samples(path: str | os.PathLike[str], label: str | None = None) -> Samples:
     """Reads the features of a file, and its labels if it holds them.
 
-    ``.npz`` and ``.pt`` hold arrays named ``features`` and ``labels``, or one array, the features;
-    ``.npy`` holds the features and is memory-mapped; in ``.csv`` (with a header) and ``.parquet``
-    the column ``label`` holds the labels, every other column a feature.
+    * ``.npy``: the features, memory-mapped.
+    * ``.npz .pt .pth .h5 .safetensors``: arrays under usual names, such as ``features`` and
+      ``labels``, ``X`` and ``y``, ``embeddings`` and ``targets``, also nested or as lists of
+      batches; or one array, the features; or a matrix and a vector of the same length.
+    * ``.csv .tsv .txt`` with a header, also compressed, and ``.parquet .feather .arrow``: see
+      `siutils.core.tables`.
+    * A folder of shards, all of one of these formats, in the order of the numbers in their names.
+    * ``-``: one of these from standard input.
 
     Args:
         path: the file; its suffix names its format.
-
-    Returns:
-        Features, NumPy or torch ``(N, D)``, and labels ``(N,)`` or None. The shapes are not
-        checked.
+        label: column or array of the labels.
 
     Raises:
-        InputError: the file does not exist, has another suffix, is damaged or holds no features;
-            a feature column is not numeric; or pyarrow is missing for Parquet.
+        InputError: the file does not exist, has another suffix, is damaged or holds no features; or
+            it cannot be told which column or array is what.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder) / "two.csv"
     ...     _ = file.write_text("a,b,label\\n1,2,0\\n3,4,1\\n")
-    ...     read_features(file)
-    (array([[1, 2],
-           [3, 4]]), array([0, 1]))
+    ...     samples = read_samples(file)
+    >>> samples.features.to_numpy().tolist(), samples.labels.tolist()
+    ([[1, 2], [3, 4]], ['0', '1'])
     """
-    arrays = _arrays(Path(path))
-    features = arrays.get("features", arrays.get(_ONLY))
-    if features is None:
-        raise InputError(f"{path}: no features in it; it holds {_names(arrays)}")
-    if hasattr(features, "columns"):
-        for column, kind in features.dtypes.items():
-            if kind.kind not in "iuf":
-                raise InputError(f"{path}: column {column!r} must be numeric; it is {kind}")
-        features = _writable(features)
-    return features, arrays.get("labels")
+    if os.fspath(path) == "-":
+        return _from_stdin(label)
+    source = user_path(path)
+    if source.is_dir():
+        return _from_shards(source, label)
+    samples = _read(source, label)
+    if samples.features is None:
+        raise InputError(f"{path}: no features in it")
+    return samples
 
 
-def read_labels(path: str | os.PathLike[str]) -> Any:
-    """Reads the labels of a file: ``labels`` or column ``label``, else its only array or column.
+def read_labels(path: str | os.PathLike[str], n: int, label: str | None = None) -> Samples:
+    """Reads the labels of n samples from a file of `read_samples`, or ``.txt`` or ``.json``.
+
+    In ``.txt`` each line is a label, in ``.json`` there is a list; ``.csv`` may lack a header.
 
     Raises:
-        InputError: as in `read_features`, or the file holds no labels.
+        InputError: as in `read_samples`, or the file holds no labels.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     np.save(Path(folder) / "y.npy", [3, 1])
-    ...     print(read_labels(Path(folder) / "y.npy"))
-    [3 1]
+    ...     _ = (Path(folder) / "y.txt").write_text("cat\\ndog\\n")
+    ...     read_labels(Path(folder) / "y.txt", 2).labels.tolist()
+    ['cat', 'dog']
     """
-    arrays = _arrays(Path(path))
-    for name in ("labels", _ONLY):
-        if name in arrays:
-            return arrays[name]
-    table = arrays.get("features")
-    if table is not None and len(getattr(table, "columns", ())) == 1:
-        return _writable(table.iloc[:, 0])
-    raise InputError(f"{path}: no labels in it; it holds {_names(arrays)}")
+    source = user_path(path)
+    if text_suffix(source) in (*_TEXT, ".json"):
+        with _errors(source):
+            return _json(source) if text_suffix(source) == ".json" else _column(source, n, label)
+    samples = _read(source, label)
+    if samples.labels is not None:
+        return samples
+    if samples.features is not None and 1 in (
+        np.ndim(samples.features),
+        np.shape(samples.features)[-1],
+    ):
+        return Samples(None, samples.features)
+    raise InputError(f"{path}: no labels in it")
 
 
-def label_codes(*labels: Any) -> list[Any]:
-    """Gives the labels of several sets one coding: class names become numbers, integers stay.
+class _errors:
+    """Turns what reading a file may raise into an `InputError` that names the file."""
 
-    >>> [codes.tolist() for codes in label_codes(np.array(["cat", "ant"]), np.array(["cat"]))]
-    [[1, 0], [1]]
-    """
-    arrays = [np.asarray(each) for each in labels]
-    if all(array.dtype.kind in "OUST" for array in arrays):
-        names = np.unique(np.concatenate([array.astype(str) for array in arrays]))
-        return [np.searchsorted(names, array.astype(str)) for array in arrays]
-    return arrays
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        if not self.path.is_file():
+            raise InputError(f"{self.path}: no such file")
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, pickle.UnpicklingError | zipfile.BadZipFile):
+            raise InputError(
+                f"{self.path}: damaged, or more than arrays in it; nothing was run"
+            ) from error
+        known = OSError, ValueError, EOFError, KeyError, RuntimeError, UnicodeError
+        if isinstance(error, known):
+            message = str(error).strip().splitlines() or [type(error).__name__]
+            start = "" if isinstance(error, InputError) else "cannot be read: "
+            raise InputError(f"{self.path}: {start}{message[0]}") from error
 
 
-def _arrays(path: Path) -> dict[str, Any]:
-    """Returns the arrays of a file by name; the features of a table stay a DataFrame."""
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise InputError(f"{path}: the suffix must be one of {', '.join(FORMATS)}")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+def _read(path: Path, label: str | None) -> Samples:
+    suffix = text_suffix(path)
+    if suffix in _PICKLES:
+        raise InputError(
+            f"{path}: a pickle can run code and is never read; write it by numpy.savez"
+        )
+    if suffix not in (*_TEXT, *_ARROW, *_ARRAYS):
+        known = ", ".join((*_TEXT, *_ARROW, *_ARRAYS))
+        raise InputError(f"{path}: the suffix must be one of {known}")
+    with _errors(path):
+        if suffix in _TEXT:
+            return read_text_table(path, label)
+        if suffix in _ARROW:
+            return read_arrow(path, label)
+        return _picked(_content(path, suffix), label)
+
+
+def _content(path: Path, suffix: str) -> Any:
+    if suffix == ".npy":
+        # mode "c" copies on write: the file stays, and torch does not warn of read-only memory
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+    if suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    if suffix in (".pt", ".pth"):
+        from siutils.core.foreign import load_foreign  # needs torch
+
+        return load_foreign(path)
+    package = "safetensors" if suffix == ".safetensors" else "h5py"
     try:
-        if suffix in (".npy", ".npz"):
-            arrays = _numpy(path)
-        else:
-            arrays = _torch(path) if suffix == ".pt" else _table(path, suffix)
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError) as error:
-        message = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: cannot be read: {message[0]}") from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged, or more than arrays in it; nothing was run") from error
-    if len(arrays) == 1 and not arrays.keys() & {"features", "labels"}:
-        return {_ONLY: next(iter(arrays.values()))}
-    return arrays
+        if package == "safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        import h5py
+    except ImportError:
+        raise InputError(f"this needs the package {package}: pip install siutils[files]") from None
+    with h5py.File(path) as file:
+        arrays = {}
+        file.visititems(
+            lambda name, node: arrays.update(
+                {name.replace("/", "."): node[()]} if isinstance(node, h5py.Dataset) else {}
+            )
+        )
+        return arrays
 
 
-def _numpy(path: Path) -> dict[str, Any]:
-    # mode "c" copies on write: the file never changes, and torch does not warn of read-only memory
-    content = np.load(path, mmap_mode="c", allow_pickle=False)
-    if isinstance(content, np.ndarray):
-        return {_ONLY: content}
-    with content:
-        return dict(content)
+def _picked(content: Any, label: str | None) -> Samples:
+    """Features and labels among arrays, by their names, else by their shapes."""
+    arrays = dict(_flat(_by_name(content)))
+    if len(arrays) == 1 and label is None:
+        ((name, array),) = arrays.items()
+        return Samples(None, array) if _last(name) in LABEL_NAMES else Samples(array)
+    features = [name for name in arrays if _last(name) in FEATURE_NAMES and name != label]
+    labels = [name for name in arrays if _last(name) in LABEL_NAMES]
+    if label is not None:
+        labels = [str(label_column(list(arrays), label))]
+    if not features:
+        features = [name for name in arrays if _ndim(arrays[name]) == 2 and name not in labels]
+    if not labels and all(re.fullmatch(r"(arr_)?\d+", name) for name in arrays):  # without names
+        labels = [name for name in arrays if _ndim(arrays[name]) == 1]
+    for names, hint in ((features, "features: keep one"), (labels, "labels: see --label-column")):
+        if len(names) > 1:
+            raise InputError(f"{', '.join(map(repr, names))} may all be the {hint}")
+    if not features and not labels:
+        raise InputError(f"no features in it; it holds {list(arrays)[:9]}: call them 'features'")
+    first, second = (arrays[names[0]] if names else None for names in (features, labels))
+    return Samples(first, second)
 
 
-def _torch(path: Path) -> dict[str, Any]:
-    import torch
-
-    with warnings.catch_warnings():  # unsafe content raises an error, which suffices
-        warnings.simplefilter("ignore")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(content, torch.Tensor):
-        return {_ONLY: content}
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise ValueError(f"a tensor or a dict of tensors was expected, got {kind}")
-    return content
+def _by_name(content: Any) -> Mapping[str, Any]:
+    if isinstance(content, Mapping):
+        return content
+    if isinstance(content, list | tuple) and content:
+        if all(isinstance(value, list | tuple) and len(value) == 2 for value in content):
+            return {"features": [v[0] for v in content], "labels": [v[1] for v in content]}
+        if isinstance(content, tuple) and [_ndim(value) for value in content] == [2, 1]:
+            return {"features": content[0], "labels": content[1]}
+    return {"features": content}
 
 
-def _table(path: Path, suffix: str) -> dict[str, Any]:
-    import pandas as pd
-
-    if suffix == ".csv":
-        frame = pd.read_csv(path)
-        if pd.to_numeric(pd.Series(frame.columns), errors="coerce").notna().all():
-            raise ValueError("the first line must name the columns, but holds numbers")
-    else:
-        try:
-            frame = pd.read_parquet(path, engine="pyarrow")
-        except ImportError:
-            raise ValueError("Parquet needs the package pyarrow: pip install pyarrow") from None
-    arrays: dict[str, Any] = {}
-    if "label" in frame:
-        if frame["label"].isna().any():
-            raise ValueError(f"label is missing in row {int(frame['label'].isna().argmax())}")
-        arrays["labels"] = _writable(frame.pop("label"))
-    if len(frame.columns):
-        arrays["features"] = frame
-    return arrays
+def _flat(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name}.")
+        elif _ndim(value) > 0:
+            yield f"{above}{name}", value
 
 
-def _writable(table: Any) -> np.ndarray:
-    """Returns the values as an array; copies it if it is read-only, because torch warns of that."""
-    return np.require(table.to_numpy(), requirements="W")
+def _ndim(value: Any) -> int:
+    """Axes of an array; of a list, which may have batches of different sizes, those of a batch."""
+    if isinstance(value, list | tuple):
+        return max(1, _ndim(value[0])) if value else 0
+    return getattr(value, "ndim", 0)
 
 
-def _names(arrays: dict[str, Any]) -> str:
-    return ", ".join(repr(name) if name else "one array" for name in arrays) or "nothing"
+def _last(name: str) -> str:
+    return name.rpartition(".")[2].lower()
+
+
+def _from_shards(folder: Path, label: str | None) -> Samples:
+    files = [
+        path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_"))
+    ]
+    kinds = {text_suffix(path) for path in files} & {*_TEXT, *_ARROW, *_ARRAYS}
+    files = [path for path in files if text_suffix(path) in kinds]
+    if len(kinds) != 1:
+        raise InputError(
+            f"{folder}: shards must be of one format; there are {sorted(kinds) or 'none'}"
+        )
+    files.sort(
+        key=lambda path: [
+            int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)
+        ]
+    )
+    parts = [_read(path, label) for path in files]
+    if any(
+        (part.labels is None) != (parts[0].labels is None) or part.features is None
+        for part in parts
+    ):
+        raise InputError(f"{folder}: all shards must hold features, and all or none labels")
+    names = column_names(parts[0].features)
+    labels = [part.labels for part in parts]
+    written = parts[0].written
+    features = [
+        in_order(part.features, names, path.name) for part, path in zip(parts, files, strict=True)
+    ]
+    widths = {np.shape(part)[1] for part in features}
+    if len(widths) > 1:
+        raise InputError(f"{folder}: shards hold {min(widths)} to {max(widths)} features")
+    del parts
+    matrix = np.empty(
+        (sum(map(len, features)), widths.pop()),
+        np.result_type(*(np.asarray(part[:1]) for part in features)),
+    )
+    place = 0
+    while features:
+        part = features.pop(0)  # gone as soon as it is copied
+        matrix[place : place + len(part)] = part
+        place += len(part)
+    joined = None if labels[0] is None else np.concatenate([np.asarray(part) for part in labels])
+    if names is not None:
+        import pandas as pd
+
+        return Samples(pd.DataFrame(matrix, columns=names), joined, None, written)
+    return Samples(matrix, joined, None, written)
+
+
+def _from_stdin(label: str | None) -> Samples:
+    content = sys.stdin.buffer.read()
+    suffix = next((s for magic, s in _MAGIC.items() if content.startswith(magic)), ".csv")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"standard input{suffix}"
+        file.write_bytes(content)
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                torch = any(name.endswith("data.pkl") for name in archive.namelist())
+            file = file.rename(file.with_suffix(".pt" if torch else ".npz"))
+        samples = _read(file, label)
+        return (
+            samples._replace(features=np.array(samples.features)) if suffix == ".npy" else samples
+        )
+
+
+def _json(path: Path) -> Samples:
+    content = json.loads("\n".join(read_lines(path)))
+    if isinstance(content, dict):
+        content = next((content[name] for name in content if name.lower() in LABEL_NAMES), content)
+    if not isinstance(content, list):
+        raise InputError("a list of labels was expected, alone or under 'labels'")
+    return Samples(None, content)
+
+
+def _column(path: Path, n: int, label: str | None) -> Samples:
+    """Labels of a text with one column, with a header or without; or of a table."""
+    lines = read_lines(path)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    several = any(mark in line for line in lines[:1] for mark in ",;\t")
+    if label is not None or (several and text_suffix(path) != ".txt"):
+        samples = read_text_table(path, label)
+        if samples.labels is None:
+            raise InputError("no column of labels in it: name it with --label-column")
+        return samples
+    if len(lines) == n + 1 or (
+        lines and len(lines) != n and lines[0].strip().lower() in LABEL_NAMES
+    ):
+        lines = lines[1:]
+    return Samples(None, np.array([line.strip().strip('"') for line in lines]), written=True)

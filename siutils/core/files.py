@@ -57,6 +57,21 @@ def trainings_dir() -> Path | None:
     return Path(folder).expanduser() if folder else None
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path that a user typed, with ``~`` expanded.
+
+    Raises:
+        ValueError: there is no such home folder.
+
+    >>> user_path("a/b").as_posix()
+    'a/b'
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{os.fspath(path)!r}: {error}") from None
+
+
 class CannotWrite(OSError):
     """A file could not be written; the file that it would have replaced is intact."""
 

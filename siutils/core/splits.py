@@ -13,7 +13,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from siutils.core.checks import as_integers, check_positive
+from siutils.core.checks import check_positive
+from siutils.core.labels import as_labels
 
 
 def train_val_split(
@@ -27,7 +28,7 @@ def train_val_split(
     samples that this rule holds back.
 
     Args:
-        labels: integers (N,).
+        labels: (N,), see `as_labels`.
         val_fraction: strictly between 0 and 1.
         seed: non-negative integer.
 
@@ -38,7 +39,7 @@ def train_val_split(
     >>> len(train), [0 <= val[0] < 5, 5 <= val[1] < 10]
     (8, [tensor(True), tensor(True)])
     """
-    y = as_integers(labels, "labels").cpu().numpy()
+    y = as_labels(labels, "labels").codes.numpy()
     if not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction!r}")
     _, counts = np.unique(y, return_counts=True)
@@ -68,7 +69,7 @@ def balanced_subset(labels: Tensor | ArrayLike, per_class: int, seed: int = 42) 
     >>> balanced_subset([5, 5, 7, 7], per_class=2)
     tensor([0, 1, 2, 3])
     """
-    y = as_integers(labels, "labels").cpu().numpy()
+    y = as_labels(labels, "labels").codes.numpy()
     check_positive(per_class, "per_class")
     classes, counts = np.unique(y, return_counts=True)
     if counts.min() < per_class:
@@ -83,7 +84,7 @@ def capped_subset(labels: Tensor | ArrayLike, most: int | Sequence[int], seed: i
     """Picks sorted indices of at most `most` random samples of each class, without replacement.
 
     Args:
-        labels: integers (N,).
+        labels: (N,), see `as_labels`.
         most: one limit for all classes, or one for each class that occurs, in ascending order.
         seed: non-negative integer.
 
@@ -93,7 +94,7 @@ def capped_subset(labels: Tensor | ArrayLike, most: int | Sequence[int], seed: i
     >>> capped_subset([5, 5, 7], most=2), len(capped_subset([5, 5, 7], most=[1, 1]))
     (tensor([0, 1, 2]), 2)
     """
-    y = as_integers(labels, "labels").cpu().numpy()
+    y = as_labels(labels, "labels").codes.numpy()
     _, counts = np.unique(y, return_counts=True)
     limits = [most] * len(counts) if isinstance(most, int) else list(most)
     for limit in limits:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import calculate_md5, check_integrity, extract_archive
 
-from siutils.core import check_positive, data_dir, train_val_split
+from siutils.core import check_positive, data_dir, train_val_split, user_path
 from siutils.data.folders import find_images, is_divided
 from siutils.data.images import ImageSet, Transform
 
@@ -62,7 +62,7 @@ def load_dataset(
     if name == "digits":
         return _load_digits(split, image_size)
     if name in _CIFAR:
-        return _load_cifar(str(name), split, Path(root or data_dir()).expanduser(), image_size)
+        return _load_cifar(str(name), split, user_path(root or data_dir()), image_size)
     return _load_folder(_existing_folder(name), split, image_size)
 
 
@@ -155,7 +155,7 @@ def _verified(path: Path, md5: str) -> bool:
 
 
 def _existing_folder(name: str | Path) -> Path:
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if not folder.is_dir():
         raise ValueError(
             f"name: no data set and no existing folder {str(name)!r}; known are "

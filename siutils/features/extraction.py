@@ -12,19 +12,25 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from siutils.core import code_key, fingerprint, model_key, replacing, resolve_device
-from siutils.data import ImageFiles
+from siutils.core import Labels, code_key, fingerprint, model_key, replacing, resolve_device
+from siutils.data import (
+    ImageFiles,
+    all_images,
+    image_batches,
+    joined_labels,
+    refuse_unreadable,
+)
 from siutils.features.files import check_room, job_file, memory_map, write_header
 from siutils.features.layer_names import check_names
 from siutils.features.pooling import Job, Pool, check_pools, main_output, pooled
-from siutils.networks import inference
+from siutils.networks import inference, unwrapped
 
 ImageTransform = Callable[[Tensor], Tensor]
 
 
 def extract_features(
     model: nn.Module,
-    images: Tensor,
+    images: Any,
     layers: Sequence[str] | None = None,
     *,
     transform: ImageTransform | None = None,
@@ -32,17 +38,20 @@ def extract_features(
     device: str | torch.device = "auto",
     cache: Path | None = None,
     pool: Pool | Sequence[Pool] = None,
-) -> dict[Any, Tensor]:
+) -> Features:
     """Takes outputs of named layers over all images in one pass, in eval mode, flattened or pooled.
 
     The layers are read by forward hooks, so a layer's features are what the module returns, before
     an in-place activation behind it changes them; of a module that is used more than once, what it
-    returns last; of a tuple or list, such as attention and LSTMs return, the first entry. The
-    model's modes and device are as before afterwards.
+    returns last; of a tuple, list, dictionary or dataclass, such as attention and LSTMs return, the
+    first entry. The model's modes and device are as before afterwards.
 
     Args:
-        model: any network that takes one batch of images.
-        images: uint8 (N, 3, H, W) to be transformed, or float (N, …), passed on as float32.
+        model: any network that takes one batch of images; also in DataParallel or compiled, whose
+            layers go by their plain names, quantized, or of another dtype, which the images get.
+        images: uint8 (N, 3, H, W) to be transformed, or float (N, …), passed on as they are; also
+            other forms of `siutils.data.image_batches`, such as a DataLoader, one batch of which is
+            in memory at a time. One channel is repeated for a network that takes three.
         layers: names as in `model.named_modules()`; default: `model.feature_layer`.
         transform: for uint8 images; default: `model.transform`.
         batch_size: images per forward pass.
@@ -57,7 +66,8 @@ def extract_features(
 
     Returns:
         {layer: float32 (N, D) on the CPU}, in the order asked for; with a list as pool
-        {(layer, pool): float32 (N, D)}.
+        {(layer, pool): float32 (N, D)}. Its attribute ``labels`` holds what came with the images,
+        else None.
 
     Raises:
         ValueError: no such layer (the nearest names are given), no transform, no images, a wrong
@@ -72,15 +82,44 @@ def extract_features(
         tensor([[1., 0.],
                 [0., 4.]])
     """
-    layers = _wanted_layers(model, layers)
-    once = Pass.of(model, images, transform, batch_size, resolve_device(device))
-    pools = check_pools(pool)
+    model, target = unwrapped(model), resolve_device(device)
+    layers, pools = _wanted_layers(model, layers), check_pools(pool)
     jobs = [(layer, p) for layer in layers for p in pools]
-    folder = None if cache is None else Path(cache) / "features" / once.key()
-    features = once.features(jobs, folder)
-    if isinstance(pool, list | tuple):
-        return features
-    return {layer: features[layer, pools[0]] for layer in layers}
+    if cache is not None:
+        images, labels = all_images(images)
+        once = Pass.of(model, images, transform, batch_size, target)
+        features = once.features(jobs, Path(cache) / "features" / once.key())
+    else:
+        parts, labels_of_parts = [], []
+        with inference(model, target):
+            for batch, batch_labels in image_batches(images):
+                once = Pass.of(model, batch, transform, batch_size, target)
+                parts.append(once.features(jobs))
+                labels_of_parts.append(batch_labels)
+        if not parts:
+            raise ValueError("images is empty")
+        features, labels = joined(parts), joined_labels(labels_of_parts)
+    several = isinstance(pool, list | tuple)
+    result = Features({job if several else job[0]: matrix for job, matrix in features.items()})
+    result.labels = labels
+    return result
+
+
+class Features(dict[Any, Tensor]):
+    """Features of layers, and the labels that came with the images, or None."""
+
+    labels: Labels | None = None
+
+
+def joined(parts: Sequence[dict[Any, Tensor]]) -> dict[Any, Tensor]:
+    """Features of all parts of the images, one behind the other.
+
+    >>> joined([{"a": torch.zeros(1, 2)}, {"a": torch.ones(1, 2)}])["a"].shape
+    torch.Size([2, 2])
+    """
+    if len(parts) == 1:
+        return parts[0]
+    return {job: torch.cat([part.pop(job) for part in parts]) for job in list(parts[0])}
 
 
 def extract_from_files(
@@ -116,9 +155,13 @@ def extract_from_files(
     """
     parts, preset = [], vars(model)["transform"]  # a plain attribute, see load_model
     for rows in torch.arange(len(files)).split(chunk):
-        data = files.subset(rows).load(preset.resize_size[0], preset.interpolation)
+        try:
+            data = files.subset(rows).load(preset.resize_size[0], preset.interpolation)
+        except ValueError:
+            refuse_unreadable(files.readable().skipped)  # all, not only those of this part
+            raise
         parts.append(extract_features(model, data.images, layers, **options))
-    return {job: torch.cat([part[job] for part in parts]) for job in parts[0]}
+    return joined(parts)
 
 
 @dataclass(frozen=True)
@@ -156,6 +199,16 @@ class Pass:
         device: torch.device,
     ) -> Pass:
         """Makes a pass with the transform that the images need; see `extract_features`."""
+        model = unwrapped(model)
+        convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d))
+        first = next(convolutions, None)
+        if (
+            first is not None
+            and first.in_channels == 3
+            and images.ndim == 4
+            and images.shape[1] == 1
+        ):
+            images = images.expand(-1, 3, -1, -1)
         return cls(model, images, _input_transform(model, images, transform), batch_size, device)
 
     def key(self) -> str:
@@ -204,12 +257,15 @@ class Pass:
     def _batches(self, jobs: Sequence[Job]) -> Generator[tuple[slice, dict[Job, Tensor]]]:
         """Yields rows and {job: float32 (rows, D) on the CPU} for one batch after the other."""
         n = len(self.images)
+        floats = (p.dtype for p in self.model.parameters() if p.is_floating_point())
+        dtype = next(floats, torch.float32)
         with inference(self.model, self.device), _outputs_of(self.model, jobs) as outputs:
             for start in range(0, n, self.batch_size):
                 rows = slice(start, min(start + self.batch_size, n))
                 outputs.clear()
                 with torch.inference_mode():
                     inputs = self.transform(self.images[rows].to(self.device))
+                    inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
                     if inputs.dim() == 4:
                         inputs = inputs.contiguous(memory_format=torch.channels_last)
                     self.model(inputs)

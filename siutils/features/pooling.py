@@ -5,7 +5,8 @@ A *job* is one layer with one way of pooling it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -50,13 +51,23 @@ def pooled(output: Tensor, pool: Pool) -> Tensor:
 
 
 def main_output(output: object) -> object:
-    """Returns a layer's output, or the first entry of a tuple or list: recurrent and attention
-    modules return states or weights behind it.
+    """Returns a layer's output, or the first entry of a tuple, list, dictionary or dataclass:
+    recurrent and attention modules return states or weights behind it. Quantized ones as floats.
 
-    >>> main_output((1, 2)), main_output([3]), main_output(()), main_output(4)
+    >>> main_output((1, 2)), main_output({"logits": [3]}), main_output(()), main_output(4)
     (1, 3, (), 4)
     """
-    return output[0] if isinstance(output, tuple | list) and output else output
+    while not isinstance(output, Tensor):
+        if isinstance(output, Mapping):
+            parts = list(output.values())
+        elif dataclasses.is_dataclass(output):
+            parts = [getattr(output, field.name) for field in dataclasses.fields(output)]
+        else:
+            parts = list(output) if isinstance(output, tuple | list) else []
+        if not parts:
+            return output
+        output = parts[0]
+    return output.dequantize() if output.is_quantized else output
 
 
 def check_pools(pool: Pool | Sequence[Pool]) -> list[Pool]:

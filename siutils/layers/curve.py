@@ -15,16 +15,18 @@ from typing import Any, NamedTuple, ParamSpec
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from siutils.core import (
-    as_integers,
+    Labels,
+    as_labels,
     check_same_length,
     code_key,
     fingerprint,
     remove_leftovers,
     resolve_device,
 )
+from siutils.data import all_images
 from siutils.features import (
     ImageTransform,
     Job,
@@ -42,6 +44,7 @@ from siutils.features import (
 )
 from siutils.layers.plan import SHARE, Step, is_large, plan_steps, room_needed
 from siutils.layers.scores import MIN_ROOM, How, Scored, read_scores, score, write_scores
+from siutils.networks import unwrapped
 from siutils.separation import Record
 
 P = ParamSpec("P")
@@ -99,14 +102,14 @@ class LayerScores(NamedTuple):
             layer: np.asarray(record.value(index, order, per)) for layer, record in chosen.items()
         }
         classes, _ = next(iter(chosen.values())).classes_and_codes
-        rows = pd.Index(classes.numpy(), name="label") if per == "class" else None
+        rows = pd.Index(classes, name="label") if per == "class" else None
         return pd.DataFrame(columns, index=rows)
 
 
 def layer_scores(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Any,
+    labels: Any = None,
     layers: str | Sequence[str] = "stages",
     *,
     order: int = 2,
@@ -117,7 +120,7 @@ def layer_scores(
     cache: Path | None = None,
     pool: Pool | Sequence[Pool] = None,
     memory: float = 4e9,
-    test: tuple[Tensor, Tensor] | None = None,
+    test: Any = None,
     interval: bool = False,
 ) -> LayerScores:
     """Every index of the outputs of layers as a table, and a record of each layer.
@@ -134,10 +137,18 @@ def layer_scores(
         raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
     how = How(order, normalize, interval, resolve_device(device), memory)
     sources = []
-    for which, pair in ({"": (images, labels)} | ({"test ": test} if test else {})).items():
-        once = Pass.of(model, pair[0], transform, batch_size, how.device)
-        sources.append(_Source(once, as_integers(pair[1], f"{which}labels")))
-        check_same_length(*pair, f"{which}images", f"{which}labels")
+    model = unwrapped(model)
+    pairs = {"": (images, labels)}
+    if test is not None:
+        pairs["test "] = test if isinstance(test, tuple) else (test, None)
+    for which, (given, known) in pairs.items():
+        loaded, along = all_images(given)
+        if known is None and along is None:
+            raise ValueError(f"{which}labels are needed: none came with the images")
+        known = as_labels(along if known is None else known, f"{which}labels")
+        check_same_length(loaded, known, f"{which}images", f"{which}labels")
+        once = Pass.of(model, loaded, transform, batch_size, how.device)
+        sources.append(_Source(once, known))
     if isinstance(layers, str):
         inputs = sources[0].once.transform(images[:2].to(how.device))
         layers = layer_names(model, layers, inputs)
@@ -176,8 +187,8 @@ def layer_curve(*arguments: Any, **options: Any) -> pd.DataFrame:
 
     Args:
         model: any network.
-        images: uint8 or float ``(N, 3, H, W)``, as in `siutils.extract_features`.
-        labels: integers ``(N,)``.
+        images: as in `siutils.extract_features`; all of them are in memory.
+        labels: ``(N,)``, see `siutils.core.as_labels`; not needed if they come with the images.
         layers: ``"stages"``, ``"blocks"`` or ``"all"``, see `siutils.features.layer_names`;
             or names as in ``model.named_modules()``, in the order wanted. Of a named layer that
             returns several tensors, the first is taken.
@@ -198,8 +209,9 @@ def layer_curve(*arguments: Any, **options: Any) -> pd.DataFrame:
             forward pass and the search, which need some hundred MB however little is given. On
             CUDA, layers are scored on the card, whose memory this does not bound. Files lie in
             cache or else in the system folder for temporary files, until their layer is scored.
-        test: images and labels of a second set, scored by itself and among the first set, by
-            `siutils.SeparationIndex.cross`. SI grows with N: compare rows of equal ``n``.
+        test: images and labels of a second set, or images with labels, scored by itself and among
+            the first set, by `siutils.SeparationIndex.cross`. SI grows with N: compare rows of
+            equal ``n``.
         interval: adds the columns of confidence intervals.
 
     Returns:
@@ -224,7 +236,11 @@ class _Source:
     """Labeled images on their way through the network."""
 
     once: Pass
-    labels: Tensor
+    labels: Labels
+
+
+def _plain(names: np.ndarray | None) -> list[Any] | None:
+    return None if names is None else names.tolist()
 
 
 @contextlib.contextmanager
@@ -249,7 +265,7 @@ class _Run:
         keys, how = [str(i) for i in range(len(self.sources))], self.how
         if self.keep:
             keys = [source.once.key() for source in self.sources]
-            labels = tuple(source.labels for source in self.sources)
+            labels = tuple((s.labels.codes, _plain(s.labels.names)) for s in self.sources)
             options = how.order, how.normalize, how.interval, code_key("siutils.layers.scores")
             self.scores = self.root / "layers" / fingerprint(tuple(keys), labels, options)
         self.folders = [self.root / "features" / key for key in keys]

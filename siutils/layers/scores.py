@@ -6,13 +6,14 @@ import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from siutils.core import CannotWrite, load_checkpoint, save_checkpoint
+from siutils.core import CannotWrite, Labels, load_checkpoint, save_checkpoint
 from siutils.neighbors import Neighbors
 from siutils.separation import CrossSeparation, Record, SeparationIndex, moments, rescale
 
@@ -45,7 +46,7 @@ Scored = tuple[pd.DataFrame, dict[str, Record]]  # table and records of one laye
 
 
 def score(
-    parts: list[Tensor], labels: list[Tensor], how: How, scratch: Path | None = None
+    parts: list[Tensor], labels: list[Labels], how: How, scratch: Path | None = None
 ) -> Scored:
     """Scores a layer; with a folder `scratch` the scaled features lie there."""
     scale = moments(parts[0]) if scratch else None
@@ -61,7 +62,7 @@ def score(
         scored["test"] = _scored(_index(parts[1], labels[1], how, scratch), how)
         scored["cross"] = across
     table = pd.concat({split: table for split, (table, _) in scored.items()}, names=["split"])
-    table = table.reset_index("split").assign(normalize=how.normalize)
+    table = table.reset_index("split")
     if len(parts) == 1:
         table = table.drop(columns="split")
     return table.reset_index(drop=True), {split: record for split, (_, record) in scored.items()}
@@ -74,16 +75,21 @@ def _scored(index: SeparationIndex | CrossSeparation, how: How) -> tuple[pd.Data
 
 def _index(
     features: Tensor,
-    labels: Tensor,
+    labels: Labels,
     how: How,
     scratch: Path | None,
     scale: tuple[Tensor, Tensor] | None = None,
 ) -> SeparationIndex:
     normalize = how.normalize
     if scratch is not None:
-        features = _rescaled(features, scale or moments(features), scratch)
-        normalize = False
-    return SeparationIndex(features, labels, normalize, how.device, memory=how.search_memory)
+        scale = scale or moments(features)
+        features, normalize = _rescaled(features, scale, scratch), False
+    index = SeparationIndex(
+        features, labels, normalize, how.device, memory=how.search_memory, copy=False
+    )
+    if scratch is not None and scale is not None:
+        index.normalize, index.n_constant = True, int((scale[1] == 0).sum())
+    return index
 
 
 def _rescaled(features: Tensor, scale: tuple[Tensor, Tensor], folder: Path) -> Tensor:
@@ -102,17 +108,22 @@ def _rescaled(features: Tensor, scale: tuple[Tensor, Tensor], folder: Path) -> T
 def write_scores(scored: Scored, file: Path) -> None:
     """Writes what `score` returns, to the last bit."""
     table, records = scored
-    parts = {split: vars(record) | _as_tuples(record) for split, record in records.items()}
+    parts = {split: vars(record) | _as_plain(record) for split, record in records.items()}
     for part in parts.values():
         part.pop("classes_and_codes", None)  # computed
     save_checkpoint({"table": table.to_dict("list"), "records": parts}, file)
 
 
-def _as_tuples(record: Record) -> dict[str, tuple[Tensor, ...] | None]:
-    """Named tuples as plain ones: a checkpoint holds no classes."""
+def _as_plain(record: Record) -> dict[str, Any]:
+    """Tuples and lists for named tuples and arrays: a checkpoint holds no classes."""
+    names, plain = record.names, None
+    if names is not None:
+        dates = names.dtype.kind in "Mm"
+        plain = (names.astype(str) if dates else names).tolist(), str(names.dtype)
     return {
         "neighbors": tuple(record.neighbors),
         "choice": None if record.choice is None else tuple(record.choice),
+        "names": plain,
     }
 
 
@@ -129,8 +140,9 @@ def read_scores(file: Path) -> Scored:
             f"cannot read the scores {file}: {error.__cause__}. Delete this file to compute them "
             "again"
         ) from error
-    records = {
-        split: Record(**part | {"neighbors": Neighbors(*part["neighbors"])})
-        for split, part in content["records"].items()
-    }
+    records = {}
+    for split, part in content["records"].items():
+        names = None if part["names"] is None else np.array(*part["names"])
+        named = {"neighbors": Neighbors(*part["neighbors"]), "names": names}
+        records[split] = Record(**part | named)
     return pd.DataFrame(content["table"]), records

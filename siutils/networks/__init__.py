@@ -2,7 +2,7 @@
 
 from siutils.networks.architectures import CHEAP, MODELS
 from siutils.networks.models import create_model, stage_table
-from siutils.networks.modules import inference, load_weights
+from siutils.networks.modules import inference, load_weights, unwrapped
 from siutils.networks.presets import transform_text
 from siutils.networks.published import (
     check_model,
@@ -14,4 +14,5 @@ from siutils.networks.published import (
 __all__ = [
     "CHEAP", "MODELS", "check_model", "create_model", "inference", "load_model", "load_weights",
     "parse_models", "stage_table", "transform_text", "untrained_twin",
+    "unwrapped",
 ]  # fmt: skip

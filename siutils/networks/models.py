@@ -19,14 +19,14 @@ import torch.hub
 import torchvision.models as tvm
 from efficientnet_pytorch import EfficientNet
 from efficientnet_pytorch.utils import url_map
-from torch import Tensor, nn
+from torch import nn
 from torchvision.ops import SqueezeExcitation
 
-from siutils.core import check_positive, did_you_mean
+from siutils.core import check_positive, did_you_mean, user_path
 from siutils.data import IMAGENET_MEAN, IMAGENET_STD, Transform
 from siutils.networks.architectures import BUILDERS, MODELS, PARTS, start_as_identity
 from siutils.networks.lite import LITE_MEAN, LITE_STD, LITES, lite, lite_weights
-from siutils.networks.weights import from_hub, load, read, seeded, sha256, tensors
+from siutils.networks.weights import fitting, from_hub, is_of_package, load, read, seeded, sha256
 
 IMAGENET = "imagenet"
 IMAGENET_PACKAGE = "imagenet:efficientnet_pytorch"
@@ -51,8 +51,10 @@ def create_model(
     Args:
         name: one of `MODELS`.
         num_classes: at least 1; None, with ImageNet weights only, keeps their 1,000 classes.
-        weights: None for random initialization; the path of a checkpoint (a state_dict, alone or
-            under ``"model"`` or ``"state_dict"``) of this network and number of classes;
+        weights: None for random initialization; the path of a checkpoint of this network, see
+            `siutils.networks.weights.fitting` (for efficientnet_b0 also one of
+            `efficientnet_pytorch`, which gives that network); a last layer for another number of
+            classes is left out, which `weights_source` says;
             ``"imagenet"``, with a fresh last layer, for the study's networks (torchvision's
             IMAGENET1K_V1) and the EfficientNet-Lites (from the packages of ``siutils[weights]``);
             for efficientnet_b0 also ``"imagenet:efficientnet_pytorch"``, that package's network and
@@ -98,7 +100,7 @@ def create_model(
                 start_as_identity(model)
                 drawn += ", residual blocks start as the identity"
             return _described(model, PARTS[name], f"random initialization, {drawn}")
-        return _from_file(name, int(num_classes), Path(weights).expanduser())
+        return _from_file(name, int(num_classes), user_path(weights))
 
 
 def stage_table(model: nn.Module) -> pd.DataFrame:
@@ -144,6 +146,7 @@ def _operator(stage: nn.Sequential, convs: list[nn.Conv2d]) -> str:
 
 
 _OF_PACKAGE = "efficientnet_b0", IMAGENET_PACKAGE
+_PACKAGE_PARTS = "_avg_pooling", "_fc"
 _TORCHVISION: dict[tuple[str, str], tuple[Callable[..., nn.Module], Any]] = {
     ("vgg16", IMAGENET): (tvm.vgg16_bn, tvm.VGG16_BN_Weights.IMAGENET1K_V1),
     ("vgg16", IMAGENET_NO_BATCHNORM): (tvm.vgg16, tvm.VGG16_Weights.IMAGENET1K_V1),
@@ -177,20 +180,25 @@ def _from_file(name: str, num_classes: int, path: Path) -> nn.Module:
             f"weights: no file {str(path)!r}; give None, {IMAGENET!r}, {IMAGENET_PACKAGE!r} or the "
             "path of a checkpoint"
         )
-    state = tensors(read(path), path)
-    classes = state.get(f"{PARTS[name][1]}.bias", torch.empty(num_classes)).numel()
-    if classes != num_classes:
-        raise ValueError(f"weights: {path} has {classes} classes, but num_classes is {num_classes}")
-    model = BUILDERS[name](num_classes)
+    content = read(path)
+    build, parts = BUILDERS[name], PARTS[name]
+    if name == "efficientnet_b0" and is_of_package(content):
+        build, parts = _package_b0, _PACKAGE_PARTS
+    model = build(num_classes)
+    state, note = fitting(content, model, parts[1], name, path)
+    fresh = {f"{parts[1]}.{k}": v for k, v in model.get_submodule(parts[1]).state_dict().items()}
+    if any(key not in state or state[key].shape != fresh[key].shape for key in fresh):
+        note += f"; last layer new, for {num_classes} classes"
+        state |= fresh
     load(model, state, name, path)
-    return _described(model, PARTS[name], f"file {path.name} sha256 {sha256(path)}")
+    return _described(model, parts, f"file {path.name} sha256 {sha256(path)}{note}")
 
 
 class _Published(NamedTuple):
     """Weights of ImageNet, and the unmodified network that they fit."""
 
     build: Callable[..., nn.Module]
-    fetch: Callable[[], tuple[dict[str, Tensor], Path]]
+    fetch: Callable[[], tuple[Any, Path]]
     parts: tuple[str, str]
     source: str
     transform: Transform = Transform(IMAGENET_MEAN, IMAGENET_STD)
@@ -199,9 +207,10 @@ class _Published(NamedTuple):
 def _imagenet(name: str, num_classes: int | None, weights: str) -> nn.Module:
     """Builds a network with weights of ImageNet; with `num_classes` its last layer is random."""
     published = _published(name, weights)
-    state, path = published.fetch()
+    content, path = published.fetch()
     head = published.parts[1]
-    model = published.build(num_classes=num_classes or len(state[f"{head}.bias"]))
+    model = published.build(num_classes=num_classes or 1000)
+    state, _ = fitting(content, model, head, name, path)
     if num_classes is not None:
         fresh = model.get_submodule(head).state_dict()
         state |= {f"{head}.{key}": value for key, value in fresh.items()}
@@ -224,7 +233,7 @@ def _published(name: str, weights: str) -> _Published:
         url = url_map["efficientnet-b0"]  # the package's own loader unpickles anything
         source = f"efficientnet_pytorch {version('efficientnet_pytorch')} efficientnet-b0"
         fetch = partial(from_hub, url, partial(torch.hub.load_state_dict_from_url, url))
-        return _Published(_package_b0, fetch, ("_avg_pooling", "_fc"), source)
+        return _Published(_package_b0, fetch, _PACKAGE_PARTS, source)
     if (name, weights) not in _TORCHVISION:
         offered = (*_TORCHVISION, _OF_PACKAGE, *((network, IMAGENET) for network in LITES))
         networks = ", ".join(network for network, other in offered if other == weights)
@@ -237,9 +246,9 @@ def _published(name: str, weights: str) -> _Published:
     return _Published(build, fetch, PARTS[name], repr(files))
 
 
-def _lite_state(name: str) -> tuple[dict[str, Tensor], Path]:
+def _lite_state(name: str) -> tuple[Any, Path]:
     path = lite_weights(name)
-    return tensors(read(path), path), path
+    return read(path), path
 
 
 def _package_b0(num_classes: int) -> nn.Module:

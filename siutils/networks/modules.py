@@ -33,6 +33,24 @@ def inference(model: nn.Module, device: torch.device) -> Iterator[None]:
             module.training = mode
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Returns the network inside of DataParallel or torch.compile, whose layers have plain names.
+
+    Raises:
+        TypeError: the model is scripted or exported: its layers cannot be looked at.
+
+    >>> model = nn.Linear(1, 1)
+    >>> unwrapped(nn.DataParallel(model)) is model
+    True
+    """
+    wrappers = nn.DataParallel, nn.parallel.DistributedDataParallel
+    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, wrappers) else model._orig_mod  # type: ignore[assignment]
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("model is scripted, so that its layers cannot be read: pass the original")
+    return model
+
+
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Loads a plain dictionary into a model, even if the model asks for the version of a module.
 

@@ -7,8 +7,9 @@ loaded as tensors, never as code.
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -17,21 +18,23 @@ from typing import Any
 
 import torch
 import torchvision.models as tvm
-from torch import Tensor, nn
+from efficientnet_pytorch import EfficientNet
+from torch import nn
 from torchvision.transforms import InterpolationMode
 
-from siutils.core import did_you_mean
+from siutils.core import did_you_mean, user_path
 from siutils.networks.lite import LITE_MEAN, LITE_STD, LITES, lite, lite_weights
 from siutils.networks.presets import make_preset, resized, timm_preset
 from siutils.networks.weights import (
-    damaged,
+    fitting,
     from_hub,
+    is_of_package,
     load,
     read,
     seeded,
     sha256,
     shortened,
-    tensors,
+    state_keys,
 )
 
 DEFAULT = "DEFAULT"  # as torchvision calls a network's best published weights
@@ -59,8 +62,8 @@ def load_model(
             ``"timm:NAME"`` (needs the package timm).
         weights: ``"DEFAULT"`` for the best published ones, or the name of others, such as
             ``"IMAGENET1K_V1"``; torchvision's are looked for in ``torch.hub.get_dir()/checkpoints``
-            and downloaded where absent, timm's as timm does it. The path of a state_dict, alone or
-            under ``"model"`` or ``"state_dict"``, for any number of classes. ``"random"`` for none.
+            and downloaded where absent, timm's as timm does it. The path of a checkpoint, for any
+            number of classes, see `siutils.networks.weights.fitting`. ``"random"`` for none.
         size: side in pixels to which images are resized and cropped; 0: as the weights want it.
         seed: of random weights.
 
@@ -83,13 +86,20 @@ def load_model(
         with seeded(seed):
             model = plan.build().eval()
         preset = resized(plan.preset, size)
-        head = _head(model, name, preset)
-        if plan.state is not None:
-            classes = len(plan.state.get(f"{head}.weight", range(_outputs(model, head))))
+        head, source, classifier = _head(model, name, preset), plan.source, True
+        if plan.content is not None:
+            state, note = fitting(plan.content, model, head, name, plan.path)
+            classifier = f"{head}.weight" in state
+            classes = len(state[f"{head}.weight"]) if classifier else _outputs(model, head)
             if classes != _outputs(model, head):
                 model = plan.build(num_classes=classes).eval()
-            load(model, dict(plan.state), name, plan.path)
-    return _described(model, head, preset, plan.source, seed)
+            note += "; last layer random" * (bool(head) and not classifier)
+            load(model, model.state_dict() | state, name, plan.path)
+            source += note
+    described = _described(model, head, preset, source, seed)
+    if not classifier:
+        described.__dict__["source_classes"] = 0
+    return described
 
 
 def untrained_twin(model: nn.Module, name: str, seed: int = 0) -> nn.Module:
@@ -156,7 +166,7 @@ def check_model(name: str, weights: str | Path = DEFAULT) -> None:
     published = {DEFAULT}
     if not timm and name not in LITES:
         published |= tvm.get_model_weights(name).__members__.keys()
-    if str(weights) not in published | {RANDOM} and not Path(weights).expanduser().is_file():
+    if str(weights) not in published | {RANDOM} and not user_path(weights).is_file():
         choices = ", ".join(sorted(published | {RANDOM}))
         raise FileNotFoundError(
             f"weights: no file {str(weights)!r} for {name}; give the path of its state_dict, or "
@@ -186,17 +196,24 @@ def parse_models(models: Sequence[str], weights: Sequence[str] = ()) -> dict[str
         if name not in {model.partition("=")[0].strip() for model in models}:
             raise ValueError(f"weights {text!r}: {name!r} is not among the models")
         given[name] = source
-    networks: dict[str, tuple[str, str]] = {}
+    networks = []
     for text in models:
         name, equals, source = (part.strip() for part in text.partition("="))
         if not name or (equals and not source):
             raise ValueError(f"models: write NAME or NAME=WEIGHTS, got {text!r}")
-        source = source or given.get(name, DEFAULT)
-        label = name if source == DEFAULT else f"{name} ({Path(source).stem})"
-        if label in networks:
-            raise ValueError(f"models: {label} is there twice")
-        networks[label] = name, source
-    return networks
+        networks.append((name, source or given.get(name, DEFAULT)))
+        if networks.count(networks[-1]) > 1:
+            raise ValueError(f"models: {_label(*networks[-1], 1)} is there twice")
+    depth = 1
+    while len(labels := {_label(*network, depth): network for network in networks}) < len(networks):
+        depth += 1
+    return labels
+
+
+def _label(name: str, source: str, depth: int) -> str:
+    """Name and file of weights, with so many parts of its path that labels differ."""
+    parts = Path(source).with_suffix("").parts
+    return name if source == DEFAULT else f"{name} ({'/'.join(parts[-depth:])})"
 
 
 @dataclass(frozen=True)
@@ -206,7 +223,7 @@ class _Plan:
     build: Callable[..., nn.Module]
     preset: Any  # torchvision's ImageClassification
     source: str = ""  # empty for random weights
-    state: Mapping[str, Tensor] | None = None
+    content: Any = None  # of a file
     path: Path = Path()
 
 
@@ -221,10 +238,10 @@ def _plan(name: str, weights: str | Path) -> _Plan:
         _, path = from_hub(member.url, member.get_state_dict)  # fetched, and proven to be tensors
         source = f"torchvision {member!r}, sha256 {sha256(path)[:8]}"
         return _Plan(partial(_published, name, member, path), preset, source)
-    plan = _of_file(build, preset, weights)
+    plan = _of_file(name, build, preset, weights)
     if name not in _OWN_TRANSFORM:
         return plan
-    aux = any(key.startswith(("aux", "AuxLogits")) for key in plan.state or ())
+    aux = any("aux1." in key or "AuxLogits." in key for key in state_keys(plan.content))
     build = partial(build, transform_input=True, init_weights=False, aux_logits=aux)
     return replace(plan, build=build)
 
@@ -241,7 +258,7 @@ def _plan_lite(name: str, weights: str | Path) -> _Plan:
     build = partial(lite, name)
     if weights == RANDOM:
         return _Plan(build, preset)
-    return _of_file(build, preset, lite_weights(name) if weights == DEFAULT else weights)
+    return _of_file(name, build, preset, lite_weights(name) if weights == DEFAULT else weights)
 
 
 def _published(name: str, member: Any, path: Path) -> nn.Module:
@@ -263,7 +280,7 @@ def _plan_timm(name: str, weights: str | Path) -> _Plan:
         origin = config.hf_hub_id or config.url or config.file
         source = f"timm {version('timm')} {config.architecture}.{config.tag}, {origin}"
         return _Plan(partial(_published_by_timm, build, name, origin), preset, source)
-    return _of_file(build, preset, weights)
+    return _of_file(name, build, preset, weights)
 
 
 def _timm_package(name: str) -> Any:
@@ -286,22 +303,13 @@ def _published_by_timm(build: Callable[..., nn.Module], name: str, origin: str) 
         ) from error
 
 
-def _state(path: Path) -> dict[str, Tensor]:
-    if path.suffix != ".safetensors":
-        return tensors(read(path), path)
-    try:
-        from safetensors.torch import load_file  # comes with timm
-    except ImportError:
-        raise ValueError(f"weights: {path} needs the package safetensors: pip install it") from None
-    try:
-        return load_file(path)
-    except Exception as error:
-        raise damaged(path, error) from error
-
-
-def _of_file(build: Callable[..., nn.Module], preset: Any, file: str | Path) -> _Plan:
-    path = Path(file).expanduser()
-    return _Plan(build, preset, f"file {path.name} sha256 {sha256(path)}", _state(path), path)
+def _of_file(name: str, build: Callable[..., nn.Module], preset: Any, file: str | Path) -> _Plan:
+    path = user_path(file)
+    content = read(path)
+    size = re.fullmatch(r"efficientnet_b(\d)", name)
+    if size and is_of_package(content):
+        build = partial(EfficientNet.from_name, f"efficientnet-b{size[1]}")
+    return _Plan(build, preset, f"file {path.name} sha256 {sha256(path)}", content, path)
 
 
 def _head(model: nn.Module, name: str, preset: Any) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from siutils.core import (
-    as_integers,
+    as_labels,
     as_matrix,
     check_finite,
     check_positive,
@@ -44,7 +44,7 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
 
     Args:
         features: real ``(N, D)``.
-        labels: integers ``(N,)`` of at least 2 classes.
+        labels: ``(N,)`` of at least 2 classes.
 
     Raises:
         TypeError, ValueError: as `siutils.SeparationIndex`, or a single class.
@@ -179,7 +179,7 @@ def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
     Args:
         source_probabilities: θ, real ``(N, Z)``, each row ≥ 0 with sum 1: the softmax of the source
             task's head on the target images.
-        labels: integers ``(N,)`` of at least 2 classes.
+        labels: ``(N,)`` of at least 2 classes.
 
     Raises:
         TypeError, ValueError: as `logme`, or rows that are no probabilities.
@@ -206,7 +206,7 @@ def nce(source_labels: ArrayLike, labels: ArrayLike) -> float:
     Args:
         source_labels: integers ``(N,)``, any values: the source class of each target image, known
             or predicted (the argmax of the source task's head).
-        labels: integers ``(N,)`` of at least 2 classes.
+        labels: ``(N,)`` of at least 2 classes.
 
     Raises:
         TypeError, ValueError: no integers, different lengths, or a single class in ``labels``.
@@ -219,8 +219,8 @@ def nce(source_labels: ArrayLike, labels: ArrayLike) -> float:
     >>> nce(torch.tensor([5, 5, 9, 9]), torch.tensor([0, 1, 1, 1])) == math.log(0.5) / 2
     True
     """
-    source = as_integers(source_labels, "source_labels")
-    codes, counts = _classes(as_integers(labels, "labels").to(source.device))
+    source = as_labels(source_labels, "source_labels").codes
+    codes, counts = _classes(as_labels(labels, "labels").codes)
     check_same_length(source, codes, "source_labels", "labels")
     groups = source.unique(return_inverse=True)[1]
     shape = (int(groups.max()) + 1, len(counts))
@@ -326,7 +326,7 @@ def _checked(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features, class numbers 0 … C−1 and class sizes, on the device of the features."""
     x = as_matrix(features, name)
-    codes, counts = _classes(as_integers(labels, "labels").to(x.device))
+    codes, counts = _classes(as_labels(labels, "labels").codes.to(x.device))
     check_same_length(x, codes, name, "labels")
     check_finite(x, name)
     return x, codes, counts

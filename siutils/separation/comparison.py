@@ -22,6 +22,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from siutils.core import Labels
 from siutils.separation import indices
 from siutils.separation.record import Record, design_effect_of
 from siutils.separation.uncertainty import quantile
@@ -160,11 +161,11 @@ def check_same_samples(*records: Record) -> None:
     >>> check_same_samples()
     """
     for other in records[1:]:
-        a, b = records[0].labels, other.labels
+        a, b = (Labels(r.labels, r.names).values(r.labels) for r in (records[0], other))
         if len(a) != len(b):
             raise ValueError(f"the records must hold the same samples; got {len(a)} and {len(b)}")
-        if not torch.equal(a, b):
-            where = int((a != b).nonzero()[0, 0])
+        if not np.array_equal(a, b):
+            where = int((a != b).argmax())
             raise ValueError(
                 f"the records must hold the same samples; their labels differ at sample {where}"
             )
@@ -188,7 +189,7 @@ def mean_difference(
 
 def _by_class(first: Tensor, second: Tensor, record: Record, effect: float) -> pd.DataFrame:
     classes, codes = record.classes_and_codes
-    table = pd.DataFrame({"label": classes.numpy(), "n": record.class_counts})
+    table = pd.DataFrame({"label": classes, "n": record.class_counts})
     for column, values in (("value", first), ("other", second), ("effect", first - second)):
         table[column] = np.asarray(indices.aggregate(values, codes, len(classes), "class"))
     for column, which in (("wins", first > second), ("losses", first < second)):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from siutils.core import Labels
 from siutils.separation.family import IndexFamily
 
 
@@ -22,17 +23,19 @@ class CrossSeparation(IndexFamily):
 
     Args:
         features: the reference set, real ``(N, D)``.
-        labels: int64 ``(N,)``, CPU.
+        labels: of these, N.
         test_features: real ``(M, D)``, on the same device and scale.
-        test_labels: int64 ``(M,)``, CPU, in the same coding.
+        test_labels: of these, M, in the same coding.
         normalize: for the report: whether both were z-scored by the reference.
+        constant: for the report: features that are constant in the reference.
         memory: bytes that a search should keep to, see `siutils.kneighbors`.
 
     Attributes:
-        classes: int64, the test labels in ascending order; ``n`` is M, ``n_reference`` N.
-        missing_classes: int64, test classes that the reference lacks.
-        unused_classes: int64, reference classes that the test set lacks.
+        classes: the test classes in ascending order; ``n`` is M, ``n_reference`` N.
+        missing_classes: test classes that the reference lacks, NumPy.
+        unused_classes: reference classes that the test set lacks, NumPy.
 
+    >>> import torch
     >>> from siutils import SeparationIndex
     >>> s = SeparationIndex(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([0, 0, 1]))
     >>> c = s.cross(torch.tensor([[0.4], [6.0], [7.0]]), torch.tensor([0, 1, 2]))
@@ -45,17 +48,19 @@ class CrossSeparation(IndexFamily):
     def __init__(
         self,
         features: Tensor,
-        labels: Tensor,
+        labels: Labels,
         test_features: Tensor,
-        test_labels: Tensor,
+        test_labels: Labels,
         normalize: bool = False,
+        constant: int = 0,
         memory: float = math.inf,
     ) -> None:
         super().__init__(features, labels, normalize, memory, test_features, test_labels)
         self.n_reference = len(features)
-        self.missing_classes = self.classes[~torch.isin(self.classes, labels)]
-        reference = labels.unique()
-        self.unused_classes = reference[~torch.isin(reference, self.classes)]
+        self.n_constant = constant
+        reference = labels.values(labels.codes.unique())
+        self.missing_classes = np.setdiff1d(self.classes, reference)
+        self.unused_classes = np.setdiff1d(reference, self.classes)
 
     def _facts(self) -> dict[str, Any]:
         return super()._facts() | {

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from siutils.core import Labels, mapped_file
 from siutils.neighbors import Neighbors, kneighbors
 from siutils.separation import indices, runs, uncertainty
 from siutils.separation.record import Record
@@ -28,37 +29,40 @@ class IndexFamily:
 
     Args:
         features: real ``(N, D)``, of the candidates.
-        labels: int64 ``(N,)``, CPU, of the candidates.
+        labels: of the candidates, N.
         normalize: for the report: whether features were z-scored.
         memory: bytes that a search should keep to, see `siutils.kneighbors`.
         queries: real ``(M, D)``, the scored samples; None for the candidates themselves.
-        query_labels: int64 ``(M,)``, CPU, of these.
+        query_labels: of these, M, in the same coding.
 
     Attributes:
-        classes: int64 ``(C,)``, the label values of the scored samples in ascending order.
+        classes: NumPy ``(C,)``, the classes of the scored samples in ascending order, as they were
+            given: integers or names.
         n, n_features, n_classes: scored samples, features, C.
-        normalize: whether features were z-scored.
+        normalize: whether features were z-scored; n_constant: of these, how many are constant.
     """
 
     def __init__(
         self,
         features: Tensor,
-        labels: Tensor,
+        labels: Labels,
         normalize: bool,
         memory: float,
         queries: Tensor | None = None,
-        query_labels: Tensor | None = None,
+        query_labels: Labels | None = None,
     ) -> None:
         self.normalize, self._memory = normalize, memory
-        self._features, self._queries, self._candidate_labels = features, queries, labels
-        scored = labels if query_labels is None else query_labels
-        counts = None if query_labels is None else _reference_counts(labels, query_labels)
+        self._features, self._queries, self._candidate_labels = features, queries, labels.codes
+        self._file: Any = None  # memory-mapped, in which the features lie
+        scored, counts = labels.codes, None
+        if query_labels is not None:
+            scored, counts = query_labels.codes, _reference_counts(labels, query_labels)
         n = len(scored)
         nothing = Neighbors(torch.empty(n, 0, dtype=torch.float64), torch.empty(n, 0).long())
-        self._record = Record(
-            scored, nothing, torch.empty(n, 0, dtype=torch.bool), reference_counts=counts
-        )
+        no_hits = torch.empty(n, 0, dtype=torch.bool)
+        self._record = Record(scored, nothing, no_hits, reference_counts=counts, names=labels.names)
         self._choices: dict[int, Lists] = {}  # by seed
+        self.n_constant = 0
         self.classes, _ = self._record.classes_and_codes
         self.n, self.n_features, self.n_classes = n, features.shape[1], len(self.classes)
 
@@ -84,6 +88,7 @@ class IndexFamily:
                 depth = max(depth, min(deep, self.n - 1))
             else:
                 choice = self._choice(deep, seed)
+        mapped_file(self._file)
         if depth > self._record.hits.shape[1]:
             neighbors = self._search(depth)
             hits = self._hits(neighbors.indices)
@@ -230,14 +235,15 @@ class IndexFamily:
               SI), and ``lift``, value divided by chance (not available where chance is 0);
             * ``attainable``, the best value that the class sizes allow, and ``undefined``, the
               number of samples with too few others of their label (see `indices`);
-            * ``n, n_features, n_classes, normalize``, and what a subclass adds.
+            * ``n, n_features, n_classes, normalize``, with z-scored features also ``n_constant``
+              (features that are constant and so tell nothing), and what a subclass adds.
         """
         record = self.record(self._checked(max_order), center=True, lists=interval)
         return record.report(max_order, interval, level).assign(**self._facts())
 
     def _facts(self) -> dict[str, Any]:
         """What a report says in every row."""
-        names = ("n", "n_features", "n_classes", "normalize")
+        names = ("n", "n_features", "n_classes", "normalize") + ("n_constant",) * self.normalize
         return {name: getattr(self, name) for name in names}
 
     def _value(self, index: str, order: int, per: str) -> float | Tensor:
@@ -298,9 +304,9 @@ class IndexFamily:
         return self._choices[seed]
 
 
-def _reference_counts(reference: Tensor, labels: Tensor) -> list[int]:
+def _reference_counts(reference: Labels, labels: Labels) -> list[int]:
     """Reference samples of each scored class, ascending, then those of any other class."""
-    classes, counts = reference.unique(return_counts=True)
+    classes, counts = reference.codes.unique(return_counts=True)
     sizes = dict(zip(classes.tolist(), counts.tolist(), strict=True))
-    own = [sizes.pop(c, 0) for c in labels.unique().tolist()]
+    own = [sizes.pop(c, 0) for c in labels.codes.unique().tolist()]
     return own + list(sizes.values())

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from siutils.core import as_integers, as_matrix, check_finite, check_same_length
-from siutils.separation.indices import INDICES
+from siutils.core import as_labels, as_matrix, check_finite, check_same_length
+from siutils.separation.indices import INDICES, check_index
 from siutils.separation.separation_index import SeparationIndex
 
+_MANY_COPIES = 0.25  # share of samples with an exact copy
 _DTYPES = (
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
     torch.float16, torch.bfloat16, torch.float32, torch.float64,
@@ -30,6 +33,9 @@ class SeparationIndexMetric(Metric):
     Args:
         order: order of high-order, soft-order and anti SI.
         normalize: as in `SeparationIndex`.
+        index: name of the only index wanted: the metric is a tensor then, as ``MetricTracker`` and
+            ``BootStrapper`` need it. A bootstrap draws copies, which are nearest to each other and
+            raise SI; so many copies bring a warning. `SeparationIndex.interval` has none.
         kwargs: passed to ``torchmetrics.Metric``.
 
     >>> import torch
@@ -41,26 +47,55 @@ class SeparationIndexMetric(Metric):
     """
 
     is_differentiable = False
-    higher_is_better = None
+    higher_is_better = True  # but for anti SI
     full_state_update = False
     features: list[Tensor]
     labels: list[Tensor]
 
-    def __init__(self, order: int = 2, normalize: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, order: int = 2, normalize: bool = False, index: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**{"dist_sync_fn": _gather, **kwargs})
-        self.order, self.normalize = order, normalize
+        self.order, self.normalize, self.index = order, normalize, index
+        if index is not None:
+            check_index(index)
+            self.__dict__["higher_is_better"] = index != "anti_si"  # Metric's __setattr__ refuses
         self.add_state("features", default=[], dist_reduce_fx="cat")
         self.add_state("labels", default=[], dist_reduce_fx="cat")
 
-    def update(self, features: Tensor, labels: Tensor) -> None:
-        """Add a batch: real features ``(B, D)`` and integer labels ``(B,)``."""
-        features, labels = as_matrix(features, "features"), as_integers(labels, "labels")
-        check_same_length(features, labels, "features", "labels")
-        check_finite(features, "features")
-        self.features.append(features)
-        self.labels.append(labels)
+    def update(self, features: Any, labels: Any) -> None:
+        """Add a batch: real features ``(B, D)`` and labels ``(B,)``, integers or one-hot.
 
-    def compute(self) -> dict[str, float]:
+        A single sample may come without its first dimension.
+        """
+        if isinstance(features, Tensor) and features.ndim == 1 and np.ndim(labels) == 0:
+            features, labels = features[None], [labels]
+        features, given = as_matrix(features, "features"), as_labels(labels, "labels")
+        check_same_length(features, given, "features", "labels")
+        check_finite(features, "features")
+        values = given.values(given.codes)
+        if values.dtype.kind not in "ib":
+            raise TypeError(
+                f"labels must be integers in a metric, as batches and ranks know nothing of each "
+                f"other's names; got {values.dtype}"
+            )
+        self.features.append(features)
+        self.labels.append(torch.from_numpy(values).to(features.device, torch.int64))
+
+    def forward(self, features: Any, labels: Any) -> Any:
+        """Add a batch and return its own indices; {} where it is too small for ``order``."""
+        if len(features) > self.order and features.ndim > 1:
+            return super().forward(features, labels)
+        self.update(features, labels)
+        return {}
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot the indices, or those of several calls, as every metric of torchmetrics does."""
+        several = val if isinstance(val, list | tuple) else [self.compute() if val is None else val]
+        tensors = [_as_tensors(value) for value in several]
+        return self._plot(tensors if isinstance(val, list | tuple) else tensors[0], ax)
+
+    def compute(self) -> dict[str, float] | Tensor:
         """The five indices over everything added since the last reset, on all ranks.
 
         Raises:
@@ -70,9 +105,24 @@ class SeparationIndexMetric(Metric):
         if len(self.features) == 0:
             raise ValueError("features: nothing was added; call update() before compute()")
         features, labels = dim_zero_cat(self.features), dim_zero_cat(self.labels)
-        index = SeparationIndex(features, labels, self.normalize, features.device)
+        index = SeparationIndex(features, labels, self.normalize, features.device, copy=False)
         record = index.record(self.order, center=True)
+        copies = float((record.neighbors.distances[:, 0] == 0).double().mean())
+        if copies > _MANY_COPIES:
+            warnings.warn(
+                f"{copies:.0%} of the samples have an exact copy, as a bootstrap draws them, which "
+                "raises SI; for intervals use SeparationIndex(...).interval()",
+                stacklevel=2,
+            )
+        if self.index is not None:
+            return torch.as_tensor(record.value(self.index, self.order), device=features.device)
         return {name: float(record.value(name, self.order)) for name in INDICES}
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: torch.as_tensor(each) for name, each in value.items()}
+    return torch.as_tensor(value)
 
 
 def _gather(values: Tensor, group: Any = None) -> list[Tensor]:

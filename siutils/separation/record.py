@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from siutils.core import Labels
 from siutils.neighbors import Neighbors
 from siutils.separation import indices, uncertainty
 from siutils.separation.uncertainty import Interval, Lists
@@ -22,7 +24,7 @@ class Record:
     """What one search says about a set of N scored samples.
 
     Attributes:
-        labels: int64 ``(N,)``.
+        labels: int64 ``(N,)``, the codes of `Labels`.
         neighbors: of each sample, ``(N, k)`` distances and indices, nearest first.
         hits: bool ``(N, k)``, whether each neighbor carries its sample's label.
         center_hits: bool ``(N,)``, whether the nearest class mean is that of the sample's own
@@ -31,6 +33,7 @@ class Record:
             `indices.chance`; None within one set.
         choice: neighbor lists among a random choice of many samples, for the design effect; None
             if the neighbors above serve.
+        names: what the labels stand for, ``(C,)``; None where they are the caller's integers.
 
     >>> near = Neighbors(torch.ones(3, 1), torch.tensor([[1], [0], [1]]))
     >>> record = Record(torch.tensor([0, 0, 1]), near, torch.tensor([[True], [True], [False]]))
@@ -44,11 +47,13 @@ class Record:
     center_hits: Tensor | None = None
     reference_counts: list[int] | None = None
     choice: Lists | None = None
+    names: np.ndarray | None = None
 
     @cached_property
-    def classes_and_codes(self) -> tuple[Tensor, Tensor]:
-        """Labels that occur, ascending ``(C,)``, and each sample's place among them ``(N,)``."""
-        return self.labels.unique(return_inverse=True)
+    def classes_and_codes(self) -> tuple[np.ndarray, Tensor]:
+        """Classes that occur, ascending ``(C,)``, and each sample's place among them ``(N,)``."""
+        classes, codes = self.labels.unique(return_inverse=True)
+        return Labels(self.labels, self.names).values(classes), codes
 
     @property
     def class_counts(self) -> list[int]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from siutils.core import as_integers, check_positive
+from siutils.core import Labels, as_integers, as_labels, check_positive
 from siutils.neighbors import Neighbors
 
 _ROWS = 2**22  # votes (rows · classes) held at once: 32 MB
@@ -25,9 +25,9 @@ def neighbor_confusion(labels: Any, neighbor_labels: Any) -> pd.DataFrame:
     """How often the neighbors of each class carry each label.
 
     Args:
-        labels: integers ``(N,)`` of the samples.
-        neighbor_labels: integers ``(N, k)``, labels of their k nearest neighbors; take the first
-            column for the confusion that SI counts: the trace over N is SI.
+        labels: ``(N,)`` of the samples, see `siutils.core.as_labels`.
+        neighbor_labels: ``(N, k)``, labels of their k nearest neighbors; take the first column for
+            the confusion that SI counts: the trace over N is SI.
 
     Returns:
         DataFrame of counts ``(C, C)``: row, the class of the sample (index ``label``); column, the
@@ -35,23 +35,23 @@ def neighbor_confusion(labels: Any, neighbor_labels: Any) -> pd.DataFrame:
         times the samples of its class.
 
     Raises:
-        TypeError, ValueError: if these are no integers of fitting shapes.
+        TypeError, ValueError: if these are no labels of fitting shapes.
 
     >>> table = neighbor_confusion([0, 0, 5], [[0], [5], [0]])
     >>> table.index.tolist(), table.to_numpy().tolist()
     ([0, 5], [[1, 1], [1, 0]])
     """
-    y = as_integers(labels, "labels").cpu()
-    near = torch.as_tensor(neighbor_labels).cpu()
-    if near.ndim != 2 or len(near) != len(y) or near.shape[1] < 1:
-        raise ValueError(
-            f"neighbor_labels must be (N, k) with N = {len(y)}; got {tuple(near.shape)}"
-        )
-    near = as_integers(near.flatten(), "neighbor_labels").reshape(near.shape)
-    own = y.repeat_interleave(near.shape[1]).numpy()
-    counts = pd.crosstab(
-        own, near.flatten().numpy(), rownames=["label"], colnames=["neighbor_label"]
-    )
+    y = as_labels(labels, "labels")
+    if not isinstance(neighbor_labels, Labels):
+        rows = np.asarray(neighbor_labels)
+        flat = as_labels(rows.reshape(-1), "neighbor_labels")
+        neighbor_labels = Labels(flat.codes.reshape(rows.shape), flat.names)
+    shape = tuple(neighbor_labels.codes.shape)
+    if len(shape) != 2 or shape[0] != len(y) or shape[1] < 1:
+        raise ValueError(f"neighbor_labels must be (N, k) with N = {len(y)}; got {shape}")
+    own = y.values(y.codes.repeat_interleave(shape[1]))
+    other = neighbor_labels.values(neighbor_labels.codes.flatten())
+    counts = pd.crosstab(own, other, rownames=["label"], colnames=["neighbor_label"])
     classes = counts.index.union(counts.columns)
     return counts.reindex(
         index=classes.rename("label"), columns=classes.rename("neighbor_label"), fill_value=0
@@ -66,7 +66,7 @@ def hardest_samples(labels: Any, neighbors: Neighbors, n: int = 20) -> pd.DataFr
     list has no neighbor of a kind, the distance of its last neighbor, a lower bound, stands in.
 
     Args:
-        labels: integers ``(N,)``.
+        labels: ``(N,)``, see `siutils.core.as_labels`.
         neighbors: ``(N, k)``, nearest first, self excluded.
         n: samples wanted; all if there are fewer.
 
@@ -86,13 +86,13 @@ def hardest_samples(labels: Any, neighbors: Neighbors, n: int = 20) -> pd.DataFr
     0      1       1      7    2     1         0               4       1.0
     1      1       1      7    2     2         2               4       3.0
     """
-    y, distances, indices = _checked(labels, neighbors)
+    labels, y, distances, indices = _checked(labels, neighbors)
     check_positive(n, "n")
     hits = y[indices] == y[:, None]
     k = hits.shape[1]
     run = np.where(hits.any(axis=1), hits.argmax(axis=1), k)
     order = np.lexsort((-_distance_ratio(distances, hits), -run))[:n]  # stable: index comes last
-    table = _strips(y, distances, indices, order)
+    table = _strips(labels, distances, indices, order)
     table.insert(3, "run", np.repeat(run[order], k))
     return table
 
@@ -101,7 +101,7 @@ def neighbor_table(labels: Any, neighbors: Neighbors, chosen: Any) -> pd.DataFra
     """The nearest neighbors of chosen samples, in the order given.
 
     Args:
-        labels: integers ``(N,)``.
+        labels: ``(N,)``, see `siutils.core.as_labels`.
         neighbors: ``(N, k)``, nearest first, self excluded.
         chosen: integers ``(M,)``, sample numbers.
 
@@ -115,25 +115,26 @@ def neighbor_table(labels: Any, neighbors: Neighbors, chosen: Any) -> pd.DataFra
     >>> neighbor_table([4, 7, 4], near, [2]).values.tolist()
     [[1.0, 2.0, 4.0, 1.0, 0.0, 4.0, 2.0]]
     """
-    y, distances, indices = _checked(labels, neighbors)
+    labels, y, distances, indices = _checked(labels, neighbors)
     rows = as_integers(chosen, "chosen").cpu().numpy()
     if rows.min() < 0 or rows.max() >= len(y):
         raise ValueError(f"chosen must be 0 … {len(y) - 1}, got {rows.min()} … {rows.max()}")
-    return _strips(y, distances, indices, rows)
+    return _strips(labels, distances, indices, rows)
 
 
 def _strips(
-    y: np.ndarray, distances: np.ndarray, indices: np.ndarray, rows: np.ndarray
+    labels: Labels, distances: np.ndarray, indices: np.ndarray, rows: np.ndarray
 ) -> pd.DataFrame:
     m, k = len(rows), indices.shape[1]
+    y = labels.codes.numpy()
     return pd.DataFrame(
         {
             "place": np.repeat(np.arange(1, m + 1), k),
             "sample": np.repeat(rows, k),
-            "label": np.repeat(y[rows], k),
+            "label": labels.values(np.repeat(y[rows], k)),
             "rank": np.tile(np.arange(1, k + 1), m),
             "neighbor": indices[rows].ravel(),
-            "neighbor_label": y[indices[rows]].ravel(),
+            "neighbor_label": labels.values(y[indices[rows]].ravel()),
             "distance": distances[rows].ravel(),
         }
     )
@@ -180,7 +181,7 @@ def score_transitions(
 
 
 def separated_by_first(
-    first: Any, second: Any, labels: Any, classes: Sequence[int], n: int = 5
+    first: Any, second: Any, labels: Any, classes: Sequence[Any], n: int = 5
 ) -> list[int]:
     """Samples that the first of two representations separates and the second does not.
 
@@ -190,7 +191,7 @@ def separated_by_first(
 
     Args:
         first, second: integers ``(N,)``, separation scores of the same samples.
-        labels: integers ``(N,)``.
+        labels: ``(N,)``, see `siutils.core.as_labels`.
         classes: labels to take samples from.
         n: samples wanted.
 
@@ -203,10 +204,11 @@ def separated_by_first(
     >>> separated_by_first([3, 1, 2, 4], [-1, -1, -5, 2], [0, 0, 0, 1], classes=[1, 0], n=2)
     [2, 0]
     """
-    a, b, y = (
-        as_integers(values, name).cpu().numpy()
-        for values, name in ((first, "first"), (second, "second"), (labels, "labels"))
+    a, b = (
+        as_integers(s, name).cpu().numpy() for s, name in ((first, "first"), (second, "second"))
     )
+    labels = as_labels(labels, "labels")
+    y = labels.values(labels.codes)
     if not len(a) == len(b) == len(y):
         raise ValueError(
             f"first, second and labels differ in length: {len(a)}, {len(b)} and {len(y)}"
@@ -242,7 +244,7 @@ def label_errors(labels: Any, neighbors: Neighbors, n: int | None = None) -> pd.
     wrong where none is: this is a ranking for a look at the samples, not a test.
 
     Args:
-        labels: integers ``(N,)``.
+        labels: ``(N,)``, see `siutils.core.as_labels`.
         neighbors: ``(N, k)``, nearest first, self excluded. The more classes overlap, the more
             neighbors help: 200, or all of a small set, did well from clean to poor features.
         n: rows wanted; by default all.
@@ -261,10 +263,11 @@ def label_errors(labels: Any, neighbors: Neighbors, n: int | None = None) -> pd.
        sample  label  suggested  vote
     0       2      0          1   0.0
     """
-    y, distances, indices = _checked(labels, neighbors)
+    labels, y, distances, indices = _checked(labels, neighbors)
     if n is not None:
         check_positive(n, "n")
     classes, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
+    classes = labels.values(classes)
     if len(classes) < 2:
         raise ValueError(f"labels are all {classes[0]}: there is no other label to suspect")
     own, other, suggested = _votes(codes, counts, indices)
@@ -275,7 +278,7 @@ def label_errors(labels: Any, neighbors: Neighbors, n: int | None = None) -> pd.
     table = pd.DataFrame(
         {
             "sample": np.arange(len(y)),
-            "label": y,
+            "label": labels.values(y),
             "suggested": classes[suggested],
             "suspicion": suspicion,
             "vote": own,
@@ -326,12 +329,14 @@ def _first_distance(distances: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.take_along_axis(distances, at[:, None], axis=1)[:, 0]
 
 
-def _checked(labels: Any, neighbors: Neighbors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    y = as_integers(labels, "labels")
+def _checked(
+    labels: Any, neighbors: Neighbors
+) -> tuple[Labels, np.ndarray, np.ndarray, np.ndarray]:
+    y = as_labels(labels, "labels")
     distances, indices = (torch.as_tensor(each) for each in neighbors)
     if indices.ndim != 2 or indices.shape != distances.shape or len(indices) != len(y):
         raise ValueError(
             f"neighbors must be (N, k) with N = {len(y)}, as kneighbors(features, k) gives them; "
             f"got {tuple(indices.shape)} and {tuple(distances.shape)}"
         )
-    return y.cpu().numpy(), distances.cpu().numpy(), indices.cpu().numpy()
+    return y, y.codes.numpy(), distances.cpu().numpy(), indices.cpu().numpy()

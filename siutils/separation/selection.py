@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from siutils.core import as_integers, as_matrix, check_finite, check_positive, check_same_length
+from siutils.core import as_labels, as_matrix, check_finite, check_positive, check_same_length
 from siutils.neighbors import kneighbors
 
 _BATCH = 2**19  # numbers per step: a dozen arrays of 4 MB
@@ -32,7 +32,7 @@ def single_feature_si(features: Any, labels: Any) -> Tensor:
 
     Args:
         features: real ``(N, D)``, torch or NumPy, N ≥ 2, finite. D may be in the thousands.
-        labels: integers ``(N,)``.
+        labels: ``(N,)``, see `siutils.core.as_labels`.
 
     Returns:
         Float64 CPU tensor ``(D,)``.
@@ -59,7 +59,7 @@ def forward_selection(features: Any, labels: Any, max_features: int | None = Non
 
     Args:
         features: real ``(N, D)``, torch or NumPy, N ≥ 2, finite.
-        labels: integers ``(N,)``.
+        labels: ``(N,)``, see `siutils.core.as_labels`.
         max_features: where to stop; by default all D are put in order.
 
     Returns:
@@ -255,7 +255,7 @@ def _scaled(columns: Tensor, together: bool = False) -> Tensor:
 
 
 def _checked(features: Any, labels: Any) -> tuple[Tensor, Tensor]:
-    x, y = as_matrix(features, "features"), as_integers(labels, "labels")
+    x, y = as_matrix(features, "features"), as_labels(labels, "labels").codes
     check_same_length(x, y, "features", "labels")
     check_finite(x, "features")
     if len(x) < 2:

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from siutils.core import as_integers, as_matrix, check_finite, check_same_length, resolve_device
+from siutils.core import (
+    Labels,
+    as_labels,
+    as_matrix,
+    check_finite,
+    check_same_length,
+    column_names,
+    in_order,
+    joint_labels,
+    mapped_file,
+    resolve_device,
+)
 from siutils.neighbors import Neighbors
 from siutils.separation import indices, samples, selection, triplets
 from siutils.separation.comparison import Comparison, compare
@@ -22,7 +34,6 @@ from siutils.separation.cross import CrossSeparation
 from siutils.separation.family import IndexFamily
 from siutils.separation.subsamples import subsample_curve
 
-ArrayLike = Tensor | np.ndarray
 STD_EPSILON = 1e-10  # of the reference study: keeps constant features finite
 
 
@@ -34,19 +45,22 @@ class SeparationIndex(IndexFamily):
     r others of its label counts as not separated at order r (see `siutils.separation.indices`).
 
     Args:
-        features: real ``(N, D)``, torch or NumPy, N ≥ 2, finite.
-        labels: integers ``(N,)``, any values: gaps and negative numbers are fine.
+        features: real ``(N, D)``, N ≥ 2, finite: a tensor, an array, a DataFrame and more, see
+            `siutils.core.as_matrix`.
+        labels: ``(N,)`` by position, integers or names, see `siutils.core.as_labels`.
         normalize: z-score each feature first, in float64: subtract the mean, divide by the sample
-            standard deviation (N − 1) plus 1e-10.
+            standard deviation (N − 1) plus 1e-10; of constant features, by 1.
         device: ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"`` or a ``torch.device``.
         memory: bytes that a search should keep to, see `siutils.kneighbors`.
+        copy: keep a copy of the features, so that the caller may change them afterwards; False
+            saves the memory. Memory maps are never copied.
 
     Attributes:
-        classes: int64 ``(C,)``, the label values in ascending order.
+        classes: NumPy ``(C,)``, the classes in ascending order, as given: integers or names.
         n, n_features, n_classes: N, D, C.
 
     Raises:
-        TypeError: if labels are no integers or features no real numbers.
+        TypeError: if labels are no classes or features no real numbers.
         ValueError: if shapes do not fit, N < 2, or a feature is NaN or infinite.
 
     >>> s = SeparationIndex(torch.tensor([[0.0], [1.0], [5.0], [6.5]]), torch.tensor([0, 0, 1, 0]))
@@ -56,38 +70,79 @@ class SeparationIndex(IndexFamily):
 
     def __init__(
         self,
-        features: ArrayLike,
-        labels: ArrayLike,
+        features: Any,
+        labels: Any,
         normalize: bool = False,
         device: str | torch.device = "auto",
         *,
         memory: float = math.inf,
+        copy: bool = True,
     ) -> None:
         self.device = resolve_device(device)
-        features, labels = as_matrix(features, "features"), as_integers(labels, "labels")
-        check_same_length(features, labels, "features", "labels")
-        check_finite(features, "features")
-        if len(features) < 2:
+        self._columns, file = column_names(features), mapped_file(features)
+        self._copy = copy and file is None
+        matrix, self._labels = as_matrix(features, "features"), as_labels(labels, "labels")
+        check_same_length(matrix, self._labels, "features", "labels")
+        check_finite(matrix, "features")
+        if len(matrix) < 2:
             raise ValueError("features has 1 sample: a nearest neighbor needs at least 2")
-        features, self._labels = features.to(self.device), labels.cpu().clone()
-        self._scale = moments(features) if normalize else None
-        super().__init__(self._scaled(features), self._labels, normalize, memory)
+        kept = matrix.to(self.device)
+        self._scale = moments(kept) if normalize else None
+        kept = self._scaled(kept)
+        if self._copy and kept.data_ptr() == matrix.data_ptr():
+            kept = kept.clone()
+        super().__init__(kept, self._labels, normalize, memory)
+        self._file = file
+        self.n_constant = 0 if self._scale is None else int((self._scale[1] == 0).sum())
 
-    def cross(self, test_features: ArrayLike, test_labels: ArrayLike) -> CrossSeparation:
+    @classmethod
+    def from_loader(
+        cls, model: torch.nn.Module, loader: Any, layer: str | None = None, **options: Any
+    ) -> SeparationIndex:
+        """Scores what a layer of a network gives for the labeled images of a DataLoader.
+
+        Args:
+            model: as in `siutils.extract_features`.
+            loader: a DataLoader, a Dataset, or what else `siutils.data.image_batches` takes.
+            layer: name of the layer; by default ``model.feature_layer``.
+            options: ``normalize``, ``device`` and ``memory`` as above; ``transform``,
+                ``batch_size`` and ``pool`` of `siutils.extract_features`.
+
+        Raises:
+            ValueError, TypeError: as these, or if no labels come with the images.
+
+        >>> images = torch.tensor([0.0, 1.0, 5.0]).reshape(3, 1, 1, 1)
+        >>> pairs = list(zip(images, ["ant", "ant", "bee"]))
+        >>> SeparationIndex.from_loader(torch.nn.Flatten(), pairs, "").classes.tolist()
+        ['ant', 'bee']
+        """
+        # no import that keys of scores would follow: they do not depend on it
+        extract_features = import_module("siutils.features").extract_features
+        scoring = {k: options.pop(k) for k in ("normalize", "memory") if k in options}
+        device = options.get("device", "auto")
+        features = extract_features(model, loader, None if layer is None else [layer], **options)
+        if features.labels is None:
+            raise ValueError("loader gives images without labels; it must give pairs")
+        (matrix,) = features.values()
+        return cls(matrix, features.labels, device=device, copy=False, **scoring)
+
+    def cross(self, test_features: Any, test_labels: Any) -> CrossSeparation:
         """Score test samples among these samples: every index and order, for one search.
 
         Test features are scaled with the mean and standard deviation of these features; labels are
         compared as they are.
 
         Args:
-            test_features: real ``(M, D)``.
-            test_labels: integers ``(M,)``, in the same coding as ``labels``.
+            test_features: real ``(M, D)``; columns of DataFrames are matched by name.
+            test_labels: ``(M,)``, the same kind of labels as ``labels``.
 
         Raises:
             TypeError, ValueError: as the constructor, and if D differs.
         """
+        test_features = in_order(test_features, self._columns, "test_features")
+        mapped_file(self._file)
         features = as_matrix(test_features, "test_features")
-        labels = as_integers(test_labels, "test_labels").cpu()
+        labels = as_labels(test_labels, "test_labels")
         check_same_length(features, labels, "test_features", "test_labels")
         check_finite(features, "test_features")
         if features.shape[1] != self.n_features:
@@ -95,13 +150,16 @@ class SeparationIndex(IndexFamily):
                 f"test_features must have D = {self.n_features} as features has; "
                 f"got {features.shape[1]}"
             )
+        own, labels = joint_labels(self._labels, labels, "labels", "test_labels")
         queries = self._scaled(features.to(self.device))
+        if self._copy and queries.data_ptr() == features.data_ptr():
+            queries = queries.clone()
         return CrossSeparation(
-            self._features, self._labels, queries, labels, self.normalize, self._memory
+            self._features, own, queries, labels, self.normalize, self.n_constant, self._memory
         )
 
     def cross_si(
-        self, test_features: ArrayLike, test_labels: ArrayLike, per: str = "dataset"
+        self, test_features: Any, test_labels: Any, per: str = "dataset"
     ) -> float | Tensor:
         """The fraction of test samples whose nearest of these samples shares their label.
 
@@ -171,14 +229,15 @@ class SeparationIndex(IndexFamily):
         """
         features, labels = self._features, self._labels
         whole = self.record(max_order).hits if self.n in n_list else None
-        return subsample_curve(features, labels, n_list, repeats, max_order, seed, whole)
+        return subsample_curve(features, labels.codes, n_list, repeats, max_order, seed, whole)
 
     def confusion(self, k: int = 1) -> pd.DataFrame:
         """How often the k nearest neighbors of each class carry each label: counts ``(C, C)``.
 
         See `siutils.separation.samples.neighbor_confusion`; at k = 1 the trace over N is SI.
         """
-        return samples.neighbor_confusion(self._labels, self._labels[self._nearest(k).indices])
+        near = Labels(self._labels.codes[self._nearest(k).indices], self._labels.names)
+        return samples.neighbor_confusion(self._labels, near)
 
     def hardest(self, n: int = 20, k: int = 8) -> pd.DataFrame:
         """The n samples deepest among other labels, each with its k nearest neighbors.
@@ -187,7 +246,7 @@ class SeparationIndex(IndexFamily):
         """
         return samples.hardest_samples(self._labels, self._nearest(k), n)
 
-    def neighbor_table(self, chosen: ArrayLike | Sequence[int], k: int = 8) -> pd.DataFrame:
+    def neighbor_table(self, chosen: Any, k: int = 8) -> pd.DataFrame:
         """Chosen samples with their k nearest: `siutils.separation.samples.neighbor_table`."""
         return samples.neighbor_table(self._labels, self._nearest(k), chosen)
 
@@ -244,6 +303,12 @@ class SeparationIndex(IndexFamily):
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and sample standard deviation per feature, float64, a slice of features at a time.
 
+    The deviation of a constant feature is exactly 0: below N · 2⁻⁵² · |mean|, as in scikit-learn,
+    it is rounding.
+
+    Raises:
+        ValueError: a feature spans more than float64 can hold.
+
     >>> [part.tolist() for part in moments(torch.tensor([[1.0], [3.0], [5.0]]))]
     [[3.0], [2.0]]
     """
@@ -253,16 +318,32 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     step = max(4, most // n)
     for part, m, s in zip(features.split(step, 1), mean.split(step), std.split(step), strict=True):
         values = part.to(torch.float64, copy=True)
-        torch.div(indices.column_sum(values), n, out=m)
+        unit = _unit(values)
+        torch.div(indices.column_sum(values.mul_(unit)), n, out=m)
         variance = indices.column_sum(values.sub_(m).square_()) / (n - 1)
         torch.sqrt(variance, out=s)
+        s.masked_fill_(s <= n * torch.finfo(torch.float64).eps * m.abs(), 0.0)
+        m.div_(unit), s.div_(unit)
     return mean, std
+
+
+def _unit(values: Tensor) -> Tensor:
+    """Powers of two that bring squares of a column into the range of float64; 1 where they are."""
+    exponent = torch.frexp(values.abs().amax(dim=0)).exponent
+    if int(exponent.max()) > 1022:
+        raise ValueError("features span more than float64 can hold; scale them down")
+    exponent = exponent.clamp(-1000, 1000)
+    return torch.exp2(-torch.where(exponent.abs() > 300, exponent, 0).double())
 
 
 def rescale(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Subtract the mean, divide by the standard deviation plus 1e-10: float64 ``(N, D)``.
 
+    A feature whose deviation is 0 is divided by 1. The study's 1e-10 instead would let a feature
+    that varies among other samples only swallow all others.
+
     >>> rescale(torch.tensor([[1.0], [3.0]]), torch.tensor([1.0]), torch.tensor([2.0])).tolist()
     [[0.0], [1.0]]
     """
-    return features.to(torch.float64, copy=True).sub_(mean).div_(std + STD_EPSILON)
+    scale = torch.where(std == 0, 1.0, std + STD_EPSILON)
+    return features.to(torch.float64, copy=True).sub_(mean).div_(scale)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from siutils.core import as_integers, as_matrix, check_positive, check_same_length
+from siutils.core import as_labels, as_matrix, check_positive, check_same_length
 from siutils.neighbors import Neighbors, kneighbors, squared_distances
 
 _LIST = 16  # neighbors looked through before a search among one kind of samples begins
@@ -39,7 +39,7 @@ def local_triplets(features: Any, labels: Any, neighbors: Neighbors | None = Non
 
     Args:
         features: real ``(N, D)``, torch or NumPy, N ≥ 2.
-        labels: integers ``(N,)``.
+        labels: ``(N,)``, see `siutils.core.as_labels`.
         neighbors: nearest neighbors of all samples as `kneighbors` gives them, of any depth,
             if they are known already. Samples whose list lacks a kind are searched again.
 
@@ -55,7 +55,7 @@ def local_triplets(features: Any, labels: Any, neighbors: Neighbors | None = Non
     >>> triplets.other.tolist(), triplets.other_distances.tolist()
     ([2, 2, 1, 1], [3.0, 2.0, 2.0, 6.0])
     """
-    x, y = as_matrix(features, "features"), as_integers(labels, "labels")
+    x, y = as_matrix(features, "features"), as_labels(labels, "labels").codes
     check_same_length(x, y, "features", "labels")
     y = y.to(x.device)
     if neighbors is None:
@@ -103,7 +103,7 @@ def global_triplet_index(
 
     Args:
         features: real ``(N, D)``, torch or NumPy, finite.
-        labels: integers ``(N,)``, of at least two classes, one of them with two samples or more.
+        labels: ``(N,)``, of at least two classes, one of them with two samples or more.
         n_triplets: triplets drawn.
         generator: a CPU generator; without one, torch's global generator.
 
@@ -114,10 +114,10 @@ def global_triplet_index(
     >>> global_triplet_index([[0.0], [1.0], [9.0]], [0, 0, 1], generator=generator)
     1.0
     """
-    x, y = as_matrix(features, "features"), as_integers(labels, "labels")
+    x, y = as_matrix(features, "features"), as_labels(labels, "labels").codes
     check_same_length(x, y, "features", "labels")
     check_positive(n_triplets, "n_triplets")
-    triplets = torch.stack(_draw(y.cpu(), n_triplets, generator)).to(x.device)
+    triplets = torch.stack(_draw(y, n_triplets, generator)).to(x.device)
     nearer = 0
     for anchors, positives, negatives in triplets.split(2**20, dim=1):
         to_same = squared_distances(x, x, anchors, positives)
