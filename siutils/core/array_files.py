@@ -10,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ FEATURE_NAMES = (
 )  # fmt: skip
 _TEXT, _ARROW = (".csv", ".tsv", ".txt"), (".parquet", ".feather", ".arrow")
 _ARRAYS = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5", ".safetensors")
+_KNOWN = (*_TEXT, *_ARROW, *_ARRAYS)
 _PICKLES = (".pkl", ".pickle", ".joblib")
 _MAGIC = {  # beginnings of files, for what comes without a name
     b"\x93NUMPY": ".npy", b"PAR1": ".parquet", b"ARROW1": ".arrow", b"\x89HDF": ".h5",
@@ -99,36 +101,27 @@ def read_labels(path: str | os.PathLike[str], n: int, label: str | None = None) 
         with _errors(source):
             return _json(source) if text_suffix(source) == ".json" else _column(source, n, label)
     samples = _read(source, label)
-    if samples.labels is not None:
-        return samples
-    if samples.features is not None and 1 in (
-        np.ndim(samples.features),
-        np.shape(samples.features)[-1],
-    ):
-        return Samples(None, samples.features)
-    raise InputError(f"{path}: no labels in it")
+    if samples.labels is None:
+        shape = np.shape(samples.features)
+        if len(shape) > 1 and shape[-1] > 1:
+            raise InputError(f"{path}: no labels in it")
+        samples = Samples(None, samples.features)
+    return samples
 
 
-class _errors:
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
     """Turns what reading a file may raise into an `InputError` that names the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        if not self.path.is_file():
-            raise InputError(f"{self.path}: no such file")
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, pickle.UnpicklingError | zipfile.BadZipFile):
-            raise InputError(
-                f"{self.path}: damaged, or more than arrays in it; nothing was run"
-            ) from error
-        known = OSError, ValueError, EOFError, KeyError, RuntimeError, UnicodeError
-        if isinstance(error, known):
-            message = str(error).strip().splitlines() or [type(error).__name__]
-            start = "" if isinstance(error, InputError) else "cannot be read: "
-            raise InputError(f"{self.path}: {start}{message[0]}") from error
+    try:
+        if not path.is_file():
+            raise InputError("no such file")
+        yield
+    except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: damaged, or more than arrays in it; nothing was run") from error
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError) as error:
+        message = str(error).strip().splitlines() or [type(error).__name__]
+        start = "" if isinstance(error, InputError) else "cannot be read: "
+        raise InputError(f"{path}: {start}{message[0]}") from error
 
 
 def _read(path: Path, label: str | None) -> Samples:
@@ -137,9 +130,8 @@ def _read(path: Path, label: str | None) -> Samples:
         raise InputError(
             f"{path}: a pickle can run code and is never read; write it by numpy.savez"
         )
-    if suffix not in (*_TEXT, *_ARROW, *_ARRAYS):
-        known = ", ".join((*_TEXT, *_ARROW, *_ARRAYS))
-        raise InputError(f"{path}: the suffix must be one of {known}")
+    if suffix not in _KNOWN:
+        raise InputError(f"{path}: the suffix must be one of {', '.join(_KNOWN)}")
     with _errors(path):
         if suffix in _TEXT:
             return read_text_table(path, label)
@@ -169,13 +161,10 @@ def _content(path: Path, suffix: str) -> Any:
     except ImportError:
         raise InputError(f"this needs the package {package}: pip install siutils[files]") from None
     with h5py.File(path) as file:
-        arrays = {}
-        file.visititems(
-            lambda name, node: arrays.update(
-                {name.replace("/", "."): node[()]} if isinstance(node, h5py.Dataset) else {}
-            )
-        )
-        return arrays
+        nodes: dict[str, Any] = {}
+        file.visititems(nodes.__setitem__)
+        arrays = {name: node for name, node in nodes.items() if isinstance(node, h5py.Dataset)}
+        return {name.replace("/", "."): array[()] for name, array in arrays.items()}
 
 
 def _picked(content: Any, label: str | None) -> Samples:
@@ -232,51 +221,31 @@ def _last(name: str) -> str:
 
 
 def _from_shards(folder: Path, label: str | None) -> Samples:
-    files = [
-        path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_"))
-    ]
-    kinds = {text_suffix(path) for path in files} & {*_TEXT, *_ARROW, *_ARRAYS}
-    files = [path for path in files if text_suffix(path) in kinds]
+    files = [path for path in folder.iterdir() if text_suffix(path) in _KNOWN and path.is_file()]
+    kinds = sorted({text_suffix(path) for path in files if not path.name.startswith((".", "_"))})
     if len(kinds) != 1:
-        raise InputError(
-            f"{folder}: shards must be of one format; there are {sorted(kinds) or 'none'}"
-        )
-    files.sort(
-        key=lambda path: [
-            int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)
-        ]
-    )
+        raise InputError(f"{folder}: shards must be of one format; there are {kinds or 'none'}")
+    files.sort(key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)] or [path.name])
     parts = [_read(path, label) for path in files]
-    if any(
-        (part.labels is None) != (parts[0].labels is None) or part.features is None
-        for part in parts
-    ):
-        raise InputError(f"{folder}: all shards must hold features, and all or none labels")
-    names = column_names(parts[0].features)
-    labels = [part.labels for part in parts]
-    written = parts[0].written
-    features = [
-        in_order(part.features, names, path.name) for part, path in zip(parts, files, strict=True)
-    ]
-    widths = {np.shape(part)[1] for part in features}
-    if len(widths) > 1:
-        raise InputError(f"{folder}: shards hold {min(widths)} to {max(widths)} features")
-    del parts
-    matrix = np.empty(
-        (sum(map(len, features)), widths.pop()),
-        np.result_type(*(np.asarray(part[:1]) for part in features)),
-    )
-    place = 0
+    first, features = parts[0], []
+    for part, path in zip(parts, files, strict=True):
+        features.append(in_order(part.features, column_names(first.features), path.name))
+        if np.shape(features[-1])[1:] != np.shape(first.features)[1:]:
+            raise InputError(f"{path}: its features are not as many as those of {files[0].name}")
+    labels = None if first.labels is None else np.concatenate([part.labels for part in parts])
+    parts.clear()
+    kind = np.result_type(*(np.asarray(part[:1]) for part in features))
+    matrix, start = np.empty((sum(map(len, features)), np.shape(features[0])[1]), kind), 0
+    names = column_names(features[0])
     while features:
         part = features.pop(0)  # gone as soon as it is copied
-        matrix[place : place + len(part)] = part
-        place += len(part)
-    joined = None if labels[0] is None else np.concatenate([np.asarray(part) for part in labels])
-    if names is not None:
-        import pandas as pd
+        matrix[start : start + len(part)] = part
+        start += len(part)
+    if names is None:
+        return Samples(matrix, labels, None, first.written)
+    import pandas as pd
 
-        return Samples(pd.DataFrame(matrix, columns=names), joined, None, written)
-    return Samples(matrix, joined, None, written)
+    return Samples(pd.DataFrame(matrix, columns=names), labels, None, first.written)
 
 
 def _from_stdin(label: str | None) -> Samples:
@@ -290,9 +259,7 @@ def _from_stdin(label: str | None) -> Samples:
                 torch = any(name.endswith("data.pkl") for name in archive.namelist())
             file = file.rename(file.with_suffix(".pt" if torch else ".npz"))
         samples = _read(file, label)
-        return (
-            samples._replace(features=np.array(samples.features)) if suffix == ".npy" else samples
-        )
+    return samples  # also a memory map: its file lives on without a name
 
 
 def _json(path: Path) -> Samples:

@@ -85,9 +85,10 @@ def mapped_file(values: Any) -> np.memmap | None:
         values = values.base
     if not isinstance(values, np.memmap):
         return None
-    needed, size = values.offset + values.nbytes, Path(str(values.filename)).stat().st_size
-    if size < needed:
-        raise ValueError(f"{values.filename} must hold {needed:,} bytes, but has {size:,} now")
+    needed, file = values.offset + values.nbytes, Path(str(values.filename))
+    if file.exists() and file.stat().st_size < needed:  # a file without a name cannot shrink
+        size = file.stat().st_size
+        raise ValueError(f"{file} must hold {needed:,} bytes, but has {size:,} now")
     return values
 
 

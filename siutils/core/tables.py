@@ -26,17 +26,12 @@ from siutils.core.checks import did_you_mean
 LABEL_NAMES = ("label", "labels", "target", "targets", "class", "classes", "category", "y")
 _INDEX_NAMES = ("", "index", "id", "idx", "sample_id", "image_id")
 _FILE_NAMES = (
-    "file",
-    "filename",
-    "file_name",
-    "path",
-    "filepath",
-    "image",
-    "image_path",
-    "name",
-    "key",
-    "url",
-)
+    "file", "filename", "file_name", "path", "filepath", "image", "image_path", "key", "url",
+)  # fmt: skip
+_MAYBE_LABELS = (  # taken for nothing unless named
+    "class_id", "class_name", "label_id", "label_name", "fine_label", "coarse_label", "target_name",
+    "category_id", "category_name", "split", "fold",
+)  # fmt: skip
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0")
 _FILE = re.compile(r"[^\n]*(/|\\|\.\w{2,5})[^\n]*")
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -154,7 +149,7 @@ def read_arrow(path: Path, label: str | None) -> Samples:
             rows = _rows(column, name)
             matrix = np.empty((n, rows.shape[1]), rows.dtype) if matrix is None else matrix
             if rows.shape[1] != matrix.shape[1]:
-                raise InputError(f"column {name!r} holds lists of different lengths")
+                raise InputError(f"column {name!r} must hold lists of equally many numbers")
             matrix[start : start + len(rows)] = rows
             start += len(rows)
     labels = _joined(parts[label]).to_numpy() if label else None
@@ -215,16 +210,12 @@ def label_column(names: Sequence[str], label: str | None) -> str | None:
                 f"no column {label!r}{did_you_mean(label, names)} There are {list(names)[:9]}"
             )
         return label
-    lower = {name: name.strip().lower() for name in names}
-    likely = [
-        name
-        for name in names
-        if lower[name] in LABEL_NAMES and not (lower[name] == "y" and "x" in lower.values())
-    ]
-    if len(likely) > 1:
+    known = LABEL_NAMES if "x" not in names else LABEL_NAMES[:-1]  # beside x, y is a coordinate
+    likely = [name for name in names if name.strip().lower() in (*known, *_MAYBE_LABELS)]
+    if len(likely) > 1 or any(name.strip().lower() in _MAYBE_LABELS for name in likely):
         raise InputError(
             f"columns {', '.join(map(repr, likely))} may all be the labels: name one with "
-            "--label-column"
+            "--label-column, or drop it"
         )
     return likely[0] if likely else None
 
@@ -259,11 +250,9 @@ def _rows(column: Any, name: str) -> np.ndarray:
     if column.null_count:
         raise InputError(f"column {name!r} lacks the list of {column.null_count} rows")
     flat = column.flatten()
-    if flat.null_count or len(column) == 0 or len(flat) % len(column):
-        raise InputError(f"column {name!r} must hold lists of equally many numbers")
     lengths = np.unique(column.value_lengths().to_numpy(zero_copy_only=False))
-    if len(lengths) > 1:
-        raise InputError(f"column {name!r} holds lists of {lengths[0]} to {lengths[-1]} numbers")
+    if flat.null_count or len(lengths) > 1:
+        raise InputError(f"column {name!r} must hold lists of equally many numbers")
     return flat.to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
