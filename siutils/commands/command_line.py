@@ -172,7 +172,12 @@ def _score_table(options: argparse.Namespace) -> pd.DataFrame:
     for i, parsed in zip(written, parse_labels(*(labels[i] for i in written)), strict=True):
         labels[i] = parsed
     features = [samples.features for samples in sets]
-    index = SeparationIndex(features[0], labels[0], options.normalize, device, copy=False)
+    how: dict[str, Any] = {
+        "device": device,
+        "memory": 5e8,
+        "copy": False,
+    }  # the features take the rest
+    index = SeparationIndex(features[0], labels[0], options.normalize, **how)
     if not options.test:
         return index.report(options.order, interval=True)
     cross = index.cross(features[1], labels[1])

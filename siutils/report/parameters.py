@@ -6,6 +6,8 @@ papermill itself only warns of an unknown parameter and accepts any type.
 from __future__ import annotations
 
 import ast
+import contextlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -158,14 +160,14 @@ def check_parameters(
 def parsed_settings(
     settings: Sequence[str], declared: Mapping[str, Mapping[str, Parameter]]
 ) -> dict[str, Any]:
-    """Parses ``name=value`` texts into typed values; a list is written ``a,b``.
+    """Parses ``name=value`` texts into typed values; a list is written ``a,b`` or in JSON.
 
     Raises:
         ParameterError: If a text has no ``=``, or its value is not of the declared kind.
 
     >>> p = {"a": {"models": Parameter("models", "list[str]", [], "")}}
-    >>> parsed_settings(["models=vgg16,resnet18"], p)
-    {'models': ['vgg16', 'resnet18']}
+    >>> parsed_settings(["models=vgg16,resnet18"], p), parsed_settings(['models=["a,b"]'], p)
+    ({'models': ['vgg16', 'resnet18']}, {'models': ['a,b']})
     """
     kinds = {p.name: p.kind for parameters in declared.values() for p in parameters.values()}
     values: dict[str, Any] = {}
@@ -180,6 +182,9 @@ def parsed_settings(
 
 def _parsed(name: str, text: str, kind: str) -> Any:
     if kind.startswith("list["):
+        if text.startswith("["):
+            with contextlib.suppress(ValueError):  # JSON, whose types are checked with all others
+                return list(json.loads(text))
         items = [item.strip() for item in text.strip("[]").split(",") if item.strip()]
         return [_parsed(name, item, kind[5:-1]) for item in items]
     try:
