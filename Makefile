@@ -24,7 +24,8 @@ api: .venv/ready
 	$(BIN)/python docs/api.py reports/api
 
 # Keep the results of a run in git: figures, tables and run record, no pages.
-figures: reports/$(PROFILE)/run.json
+figures: .venv/ready
+	$(BIN)/siutils report --check reports/$(PROFILE)
 	rm -rf figures/$(PROFILE)
 	mkdir -p figures/$(PROFILE)/tables
 	cp reports/$(PROFILE)/figures/* reports/$(PROFILE)/run.json figures/$(PROFILE)/

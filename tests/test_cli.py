@@ -46,6 +46,12 @@ def test_report_runs_with_typed_settings_and_prints_the_index(notebooks, capsys)
     assert lines[0].startswith("01_one  cell 1/3  0:0")
     assert lines[-1].startswith("01_one  3 cells  0:0")
     assert len(lines) == 4
+    out = str(notebooks.parent / "out")
+    number = json.loads((notebooks.parent / "out" / "run.json").read_text())["run"]
+    assert main(["report", "--check", out]) == 0
+    assert capsys.readouterr().out == f"{out}: run {number}, complete, 3 files\n"
+    assert main(["report", "--check", str(notebooks)]) == 8
+    assert error_of("report", capsys).endswith("nb: no complete report; it holds no run.json")
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,16 @@ def test_notebooks_use_what_packages_offer():
 
 
 def test_public_functions_have_an_example():
-    machinery = {"command_line", "execution", "folders", "pages", "parameters", "progress", "run"}
+    machinery = {
+        "command_line",
+        "execution",
+        "folder",
+        "folders",
+        "pages",
+        "parameters",
+        "progress",
+        "run",
+    }
     inner = {"pairs", "projection", "scores", "screen", "sketch", "spectrum"}
     for package in ROOMS:
         for file, tree in sources(package).items():

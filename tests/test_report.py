@@ -1,8 +1,10 @@
 """Real papermill runs in real kernels; the two sample notebooks are executed once."""
 
+import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +17,16 @@ import pytest
 from browser import CHROMIUM, requests_of_page
 from sample_notebooks import code, write_notebook, write_profile, write_samples
 
+from siutils.core.files import write_file
 from siutils.core.provenance import git_state
 from siutils.report import execution
+from siutils.report import run as run_module
 from siutils.report.execution import IncompleteError, KernelMissingError, OutputError
+from siutils.report.folder import check_report, read_run, save_run
 from siutils.report.pages import check_page
 from siutils.report.parameters import ParameterError
 from siutils.report.progress import Progress
+from siutils.report.results import Results
 from siutils.report.run import PageError, run_report
 
 
@@ -170,6 +176,10 @@ def test_wrong_parameters(samples, tmp_path, profile, chosen, message):
         ("n: int = 1", "n: {a: 1}\n", "'n' must be a name with a plain value"),
         ("n: int = 1", "n: [1\n", "no valid YAML"),
         ("n: int = 1", "1: 2\n", "1 must be a name"),
+        ("n: int = 1", "n: " + "[" * 20_000, "no valid YAML"),
+        ("n: int = 1  # or more, ≥ 1", "n: 0\n", "parameter 'n': must be ≥ 1, got 0"),
+        ("n: list[int] = [1]  # 0: all", "n: [1, -1]\n", "parameter 'n': must be ≥ 0, got -1"),
+        ("n_plan: list[int] = [1, 2]", "n_plan: [1]\n", "'n_plan': expected 2 values .*, got 1"),
         ("n: int = 1", "no_such: 2\n", "parameter 'no_such': no notebook declares it"),
         ("n = 4", "", "01_one.ipynb: parameter 'n' has no known annotation"),
         ("n: dict = {}", "", "01_one.ipynb: parameter 'n' has no known annotation"),
@@ -180,6 +190,32 @@ def test_wrong_profiles_and_declarations(tmp_path, parameters, profile, message)
     folder = one_notebook(tmp_path, "1", parameters=parameters, profile=profile)
     with refused(ParameterError, message):
         run_one(folder)
+
+
+def test_a_profile_that_is_a_folder(samples, tmp_path):
+    (tmp_path / "profiles" / "quick.yml").mkdir(parents=True)
+    write_notebook(tmp_path / "01_one.ipynb", code("1"))
+    with refused(ParameterError, r"quick\.yml: no valid YAML: .*Is a directory"):
+        run_one(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"seed": -1}, "parameter 'seed': must be ≥ 0, got -1"),
+        ({"networks": ["resnet81", "vgg16", "vgg16"]}, "resnet81"),
+        ({"epochs": [1]}, "epochs"),
+        ({"curve_network": "nosuch"}, "nosuch"),
+        ({"dataset": "/no/such"}, "no such|no existing folder"),
+        ({"device": "abacus"}, "device must be"),
+        ({"recipe": "cake"}, "cake"),
+        ({"transfer_networks": ["nosuch"]}, "nosuch"),
+    ],
+)
+def test_what_fails_later_is_found_before_the_first_notebook(tmp_path, parameters, message):
+    with refused(ParameterError, message):
+        run_report("quick", output=tmp_path / "out", parameters=parameters)
+    assert not list(tmp_path.iterdir())
 
 
 def test_wrong_folders_and_limits(tmp_path):
@@ -250,16 +286,24 @@ def test_a_page_that_cannot_be_shown_is_refused_before_it_runs(tmp_path):
 # --- what goes wrong while a notebook runs -------------------------------------------------------
 
 
+@pytest.fixture
+def earlier(tmp_path):
+    """A complete report of an earlier run, written by hand."""
+    page = tmp_path / "out" / "01_one.html"
+    write_file(page, "an earlier page of run old")
+    files = {page.name: hashlib.sha256(page.read_bytes()).hexdigest()}
+    save_run(page.parent, {"run": "old", "state": "complete", "files": files})
+    return page.parent
+
+
 def fails(folder, kind, message, **options):
     """Run, expect one clear line, and find the report of an earlier run untouched."""
-    old = folder / "out" / "01_one.html"
-    old.parent.mkdir(exist_ok=True)
-    old.write_text("an earlier page")
     with refused(kind, message):
         run_one(folder, **options)
-    assert old.read_text() == "an earlier page"
-    assert not (folder / "out" / "index.html").exists()
-    assert (folder / "out" / "notebooks" / "01_one.partial.ipynb").stat().st_size > 100
+    assert check_report(folder / "out")["run"] == "old"
+    assert (folder / "out.unfinished" / "notebooks" / "01_one.partial.ipynb").stat().st_size > 100
+    with pytest.raises(IncompleteError, match="no complete report; it holds an unfinished run"):
+        check_report(folder / "out.unfinished")
 
 
 FULL = "open('/dev/full', 'w', buffering=1).write('a\\n')"
@@ -277,11 +321,13 @@ NOTES = "e = RuntimeError('half\\nway'); e.add_note('two layers are kept'); rais
         (["1", EXIT, "1", "1"], "IncompleteError", ": 2 of 4 code cells did not run"),
     ],
 )
+@pytest.mark.usefixtures("earlier")
 def test_a_cell_that_fails(tmp_path, cells, kind, message):
     message = f"01_one{message}; partial notebook: .*ipynb$"
     fails(one_notebook(tmp_path, *cells), getattr(execution, kind), message)
 
 
+@pytest.mark.usefixtures("earlier")
 def test_a_time_out_counts_the_whole_notebook(tmp_path):
     folder = one_notebook(tmp_path, "import time", *["time.sleep(1.5)"] * 20)
     start = time.monotonic()
@@ -290,34 +336,213 @@ def test_a_time_out_counts_the_whole_notebook(tmp_path):
     assert time.monotonic() - start < 20
 
 
-@pytest.mark.parametrize(
-    ("earlier", "message"),
-    [(True, "01_one: the promised .*/a is of an earlier run"), (False, "promised .*/a is missing")],
-)
-def test_a_promised_file_that_is_not_written(tmp_path, earlier, message):
+@pytest.mark.usefixtures("earlier")
+def test_a_promised_file_that_is_not_written(tmp_path):
     folder = one_notebook(tmp_path, "x = 1", about={"promises": ["a"]})
-    (folder / "out").mkdir()
-    if earlier:
-        (folder / "out" / "a").write_text("of an earlier run")
-    fails(folder, IncompleteError, message)
+    fails(folder, IncompleteError, "promised .*/a is missing")
+    (folder / "out.unfinished" / "a").write_text("of an earlier attempt")
+    fails(folder, IncompleteError, "01_one: the promised .*/a is of an earlier run")
+
+
+# --- one run or none -----------------------------------------------------------------------------
+
+WAIT = """\
+import os, time; from pathlib import Path
+Path(output_dir, 'pid').write_text(str(os.getpid())); time.sleep(seconds)"""
+PROGRAM = """\
+import json, sys; from siutils import report
+report.run_report(notebooks=sys.argv[1], output=sys.argv[2], parameters=json.loads(sys.argv[3]))"""
+
+
+@contextmanager
+def waiting(folder, **parameters):
+    """A run in a process of its own whose only cell waits; yields it and its kernel's number."""
+    declared = "seconds: int = 300\nseed: int = 42\noutput_dir: str = ''"
+    one_notebook(folder, WAIT, parameters=declared)
+    words = [str(folder), str(folder / "out"), json.dumps(parameters)]
+    pid = folder / "out.unfinished" / "pid"
+    with subprocess.Popen([sys.executable, "-c", PROGRAM, *words]) as process:
+        wait_for(lambda: pid.exists() and pid.read_text())
+        try:
+            yield process, int(pid.read_text())
+        finally:
+            process.kill()
 
 
 def test_a_killed_run_leaves_nothing_in_the_way(tmp_path):
-    waiting = "import os, time; from pathlib import Path"
-    waiting += "\nPath(output_dir, 'pid').write_text(str(os.getpid())); time.sleep(seconds)"
-    parameters = "seconds: int = 300\noutput_dir: str = ''"
-    folder = one_notebook(tmp_path, waiting, parameters=parameters)
-    program = "import sys; from siutils import report; "
-    program += "report.run_report(notebooks=sys.argv[1], output=sys.argv[1] + '/out')"
-    pid = folder / "out" / "pid"
-    with subprocess.Popen([sys.executable, "-c", program, str(folder)]) as process:
-        wait_for(lambda: pid.exists() and pid.read_text())
+    with waiting(tmp_path) as (process, kernel):
         process.send_signal(signal.SIGKILL)
-    kernel = int(pid.read_text())
     wait_for(lambda: not runs(kernel))
-    assert run_one(folder, parameters={"seconds": 0}).is_file()
-    left = {p.relative_to(folder / "out").as_posix() for p in (folder / "out").rglob("*.*")}
+    assert run_one(tmp_path, parameters={"seconds": 0}).is_file()
+    left = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}
     assert left == {"index.html", "run.json", "01_one.html", "notebooks/01_one.ipynb"}
+    assert not (tmp_path / "out.unfinished").exists()
+
+
+def test_a_second_run_is_refused_by_name_and_process(tmp_path):
+    with waiting(tmp_path, seed=7) as (process, _):
+        for seed in (7, 8):
+            start = time.monotonic()
+            message = rf"the run 'quick', process {process.pid} on .*, is writing there"
+            with refused(OutputError, message):
+                run_one(tmp_path, parameters={"seed": seed, "seconds": 0})
+            assert time.monotonic() - start < 10
+        assert read_run(tmp_path / "out.unfinished")["parameters"]["seed"] == 7
+
+
+SECOND = """\
+from pathlib import Path
+first, last = (Path(output_dir, 'tables', name) for name in ('1.csv', '2.csv'))
+last.write_text(str(seed) + first.read_text()) if Path(place).exists() else 1 / 0"""
+
+
+def two_notebooks(folder, place):
+    declared = f"seed: int = 42\nplace: str = {str(place)!r}\noutput_dir: str = ''"
+    first = "from pathlib import Path\nfolder = Path(output_dir, 'tables'); folder.mkdir()"
+    first += "\n_ = (folder / '1.csv').write_text(str(seed))"
+    for name, source in (("1", first), ("2", SECOND)):
+        about = {"promises": [f"tables/{name}.csv"]}
+        write_notebook(folder / f"{name}.ipynb", code(source, parameters=declared), **about)
+    write_profile(folder, "quick", "")
+    return folder
+
+
+def test_the_same_run_goes_on_and_another_begins_anew(tmp_path):
+    """A failed run over a complete report changes nothing of it, whatever follows."""
+    place = tmp_path / "there"
+    folder = two_notebooks(tmp_path, place)
+    place.touch()
+    run_one(folder)
+    complete, work = folder / "out", folder / "out.unfinished"
+    number = check_report(complete)["run"]
+    place.unlink()
+    with refused(execution.CellError, "2, cell 3/3: ZeroDivisionError"):
+        run_one(folder, parameters={"seed": 7})
+    assert check_report(complete)["run"] == number
+    assert (complete / "tables" / "2.csv").read_text() == "4242"
+    left = read_run(work)
+    assert f"Run {left['run']} is not complete" in (work / "1.html").read_text()
+    stamp = (work / "tables" / "1.csv").stat().st_mtime_ns
+    place.touch()
+    run_one(folder, parameters={"seed": 7})
+    run = check_report(complete)
+    assert (run["run"], run["started"]) == (left["run"], left["started"])
+    assert (complete / "tables" / "1.csv").stat().st_mtime_ns == stamp
+    assert (complete / "tables" / "2.csv").read_text() == "77"
+    assert "is not complete" not in (complete / "1.html").read_text()
+    place.unlink()
+    with refused(execution.CellError, "2, cell 3/3"):
+        run_one(folder, parameters={"seed": 8})
+    place.touch()
+    run_one(folder, parameters={"seed": 9})  # another run: nothing of seed 8 is left
+    assert (complete / "tables" / "2.csv").read_text() == "99"
+    assert check_report(complete)["run"] not in (number, left["run"])
+
+
+def test_a_change_of_notebooks_or_code_is_another_run(tmp_path, monkeypatch):
+    folder = two_notebooks(tmp_path, tmp_path / "there")
+    paths = sorted(folder.glob("*.ipynb"))
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "a.py").write_text("1")
+    monkeypatch.setattr(run_module, "PACKAGE", package)
+
+    def key(**parameters):
+        runs = [execution.NotebookRun(path, None, {}) for path in paths]
+        return run_module._key(runs, {"profile": "quick", "parameters": parameters})
+
+    first = key()
+    assert key() == first
+    assert key(seed=7) != first
+    (package / "a.py").write_text("2")
+    second = key()
+    paths[0].write_text(paths[0].read_text() + " ")
+    assert len({first, second, key()}) == 3
+
+
+def test_check_finds_whatever_is_not_of_the_run(report, tmp_path):
+    folder = tmp_path / "run"
+
+    def refuses(message):
+        with pytest.raises(IncompleteError, match=message):
+            check_report(folder)
+        shutil.rmtree(folder)
+        shutil.copytree(report, folder)
+
+    shutil.copytree(report, folder)
+    number = check_report(folder)["run"]
+    for name in ("tables/table1.csv", "figures/curves.svg", "01_blobs.html", "index.html"):
+        with (folder / name).open("a") as file:
+            file.write(" ")
+        refuses(f"{name} is not as run {number} wrote it")
+        (folder / name).unlink()
+        refuses(f"{name} of run {number} is missing")
+    (folder / "tables" / "old.csv").write_text("of another run")
+    refuses(r"tables/old\.csv is not as run")
+    save_run(folder, read_run(folder) | {"run": "another"})
+    refuses("the page 01_blobs.html does not name run another")
+    (folder / "run.json").unlink()
+    refuses("no complete report; it holds no run.json")
+
+
+def test_files_of_others_are_never_replaced(samples, tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("mine")
+    for output in (tmp_path, tmp_path / "notes.txt"):
+        with refused(OutputError, r"holds notes\.txt, which is of no report|it is a file"):
+            run_report(notebooks=samples, output=output)
+    (tmp_path / "run.unfinished").mkdir()
+    (tmp_path / "run.unfinished" / "a").touch()
+    with refused(OutputError, r"run\.unfinished is in the way and of no run"):
+        run_report(notebooks=samples, output=tmp_path / "run")
+    assert {p.name for p in tmp_path.rglob("*")} == {"notes.txt", "run.unfinished", "a"}
+    monkeypatch.chdir(tmp_path)
+    with refused(OutputError, "as it is the working folder"):
+        run_report(notebooks=samples, output=".")
+
+
+def test_paths_that_cannot_be_used(samples, tmp_path, monkeypatch):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for output in (tmp_path / "loop", "~nosuch/run", os.fsdecode(b"caf\xe9")):
+        with refused(OutputError, "^output: '.*(cannot be used|is not valid UTF-8)"):
+            run_report(notebooks=samples, output=output)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for output in ("run", None):
+        with refused(OutputError, "output: the working folder has been deleted"):
+            run_report(notebooks=samples, output=output)
+
+
+def test_a_cache_that_cannot_be_written_is_found_before_anything_runs(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SIUTILS_CACHE", str(tmp_path / "file" / "cache"))
+    folder = one_notebook(tmp_path, "1", "# uses cache_dir")
+    with refused(OutputError, "cache: cannot write .*/file.*: Not a directory"):
+        run_one(folder)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_notebooks_that_saw_different_data_make_no_report(tmp_path):
+    source = "import siutils.report\nout = siutils.report.Results(name, output_dir)"
+    source += "\nout.record(dataset='mine', checksum=name)"
+    for name in ("1", "2"):
+        declared = f"name: str = '{name}'\noutput_dir: str = ''"
+        write_notebook(tmp_path / f"{name}.ipynb", code(source, parameters=declared))
+    write_profile(tmp_path, "quick", "")
+    with refused(IncompleteError, "2: the data set mine has changed since the notebook before"):
+        run_one(tmp_path)
+    assert read_run(tmp_path / "out.unfinished")["key"] == ""
+
+
+def test_results_of_a_notebook_alone_never_mix_with_a_report(report, tmp_path):
+    assert Results("a", profile="demo").folder.name == "demo.notebooks"
+    with pytest.raises(ValueError, match="holds a complete report; choose another"):
+        Results("01_blobs", report)
+    out = Results("a", tmp_path)
+    save_run(tmp_path, {"run": "another"})
+    with pytest.raises(RuntimeError, match="has become the folder of another run"):
+        out.record(n=1)
 
 
 def test_progress_on_a_terminal_is_one_line_that_ticks(monkeypatch, tmp_path):

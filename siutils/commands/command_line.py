@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from siutils import __version__
@@ -75,6 +76,11 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="folder of the run (default: reports/<profile> in the checkout, else below the "
         "working directory)",
     )
+    parser.add_argument(
+        "--check",
+        metavar="DIR",
+        help="run nothing; verify that every page, table and figure in a folder is of one run",
+    )
     parser.add_argument("--notebooks", metavar="DIR", help="folder of other notebooks to run")
     parser.add_argument(
         "--timeout", type=float, metavar="S", help="seconds that each notebook may take"
@@ -85,11 +91,23 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _report(options: argparse.Namespace) -> int:
     # Imported here: `siutils --version` and `--help` need neither torch nor papermill.
-    from siutils.report import ReportError, parse_settings, profile_parameters, run_report
+    from siutils.report import (
+        ReportError,
+        check_report,
+        parse_settings,
+        profile_parameters,
+        run_report,
+    )
 
     try:
+        if options.check is not None:
+            run = check_report(options.check)
+            print(f"{options.check}: run {run['run']}, complete, {len(run['files'])} files")
+            return 0
         if not options.notebooks and not options.quiet:
-            show_plan(profile_parameters(options.profile, settings=options.settings))
+            parameters = profile_parameters(options.profile, settings=options.settings)
+            with suppress(ValueError, FileNotFoundError):  # run_report says what is wrong
+                show_plan(parameters)
         index = run_report(
             options.profile,
             notebooks=options.notebooks,

@@ -27,7 +27,7 @@ exit codes:
   5  the kernel died while a cell ran
   6  time-out
   7  a cell raised an error
-  8  a cell did not run, or a promised file is missing
+  8  a cell did not run, a promised file is missing, or a checked folder is not one whole run
   9  a notebook cannot be shown as an offline page
 130  interrupted
 """

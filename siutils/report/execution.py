@@ -71,7 +71,7 @@ class NotebookRun:
     path: Path
     source: NotebookNode
     declared: dict[str, Parameter]
-    given: dict[str, Any]
+    given: dict[str, Any] = field(default_factory=dict)
     executed: NotebookNode | None = None
     record: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -79,6 +79,14 @@ class NotebookRun:
     @property
     def name(self) -> str:
         return self.path.stem
+
+    def resume(self, work: Path, seconds: float) -> None:
+        """Takes over what an earlier attempt of the same run completed."""
+        self.executed = read_notebook(work / "notebooks" / self.path.name)
+        record = work / "records" / f"{self.name}.json"
+        self.record = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        self.seconds = seconds
+        _verify(self, work, 0, "delete this folder")
 
     @property
     def about(self) -> dict[str, Any]:

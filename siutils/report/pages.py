@@ -68,6 +68,8 @@ class Frame:
     commit: str
     date: str
     pages: Sequence[Entry]
+    run: str = ""
+    unfinished: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import ast
 import contextlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +39,29 @@ class ParameterError(ReportError, ValueError):
 
 @dataclass(frozen=True)
 class Parameter:
-    """A line ``name: kind = default  # help`` of a cell tagged ``parameters``."""
+    """A line ``name: kind = default  # help`` of a cell tagged ``parameters``.
+
+    A help text may state the least value: ``seed: int = 42  # of every choice, ≥ 0``, or
+    ``epochs: int = 4  # passes; 0: none``.
+    """
 
     name: str
     kind: str
     default: Any
     help: str
+
+    def refusal(self, value: Any) -> str:
+        """Says what is wrong with a value; empty if it fits."""
+        if not _fits(value, self.kind):
+            hint = _number_hint(value, self.kind)
+            return f"expected {self.kind}, got {_kind_of(value)} {value!r}{hint}"
+        least = re.search(r"≥ (\d+)|\b(\d+): ", self.help)
+        for number in value if isinstance(value, list) else [value]:
+            if least and number < int(least[1] or least[2]):
+                return f"must be ≥ {least[1] or least[2]}, got {number}"
+        if self.name.endswith("_plan") and len(value) != len(self.default):
+            return f"expected {len(self.default)} values ({self.help}), got {len(value)}"
+        return ""
 
 
 def declared_parameters(notebook: Path) -> dict[str, Parameter]:
@@ -100,7 +118,7 @@ def read_profile(folder: Path, name: str) -> dict[str, Any]:
     path = folder / f"{name}.yml"
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError) as error:
         raise ParameterError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
     values = {} if values is None else values
     if not isinstance(values, dict):
@@ -149,12 +167,8 @@ def check_parameters(
             known = did_you_mean(name, names) or f"; there are: {', '.join(names)}"
             raise ParameterError(f"parameter {name!r}: no notebook declares it{known}")
         for parameters in declared.values():
-            if name in parameters and not _fits(value, parameters[name].kind):
-                kind = parameters[name].kind
-                raise ParameterError(
-                    f"parameter {name!r}: expected {kind}, got {_kind_of(value)} {value!r}"
-                    f"{_number_hint(value, kind)}"
-                )
+            if name in parameters and (refusal := parameters[name].refusal(value)):
+                raise ParameterError(f"parameter {name!r}: {refusal}")
 
 
 def parsed_settings(

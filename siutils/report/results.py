@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from siutils.core import home_dir, write_file
+from siutils.report.folder import read_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,12 +39,13 @@ class Results:
 
     Args:
         notebook: Name of the notebook without ``.ipynb``; names the record file.
-        output_dir: Folder of the run. Empty: ``reports/<profile>`` in the checkout this package
-            lies in, else below the working directory.
+        output_dir: Folder of the run. Empty: ``reports/<profile>.notebooks`` in the checkout this
+            package lies in, else below the working directory.
         profile: Name of the parameter profile, used for the default folder.
 
     Raises:
-        ValueError: If a name holds anything but letters, digits, ``-`` and ``_``.
+        ValueError: If a name holds anything but letters, digits, ``-`` and ``_``, or the folder
+            holds a complete report, whose results would be mixed with these.
         OSError: If the folder cannot be created or written.
 
     >>> import tempfile
@@ -59,10 +61,14 @@ class Results:
     def __init__(self, notebook: str, output_dir: str | Path = "", profile: str = "quick") -> None:
         self.notebook = _checked_name("notebook", notebook)
         self.profile = _checked_name("profile", profile)
-        folder = Path(output_dir).expanduser() if str(output_dir) else default_output(profile)
-        self.folder = folder.resolve()
+        alone = default_output(f"{profile}.notebooks")
+        self.folder = (Path(output_dir).expanduser() if str(output_dir) else alone).resolve()
+        run = read_run(self.folder)
+        if run.get("state") == "complete":
+            raise ValueError(f"output_dir: {self.folder} holds a complete report; choose another")
         self._start = time.monotonic()
         self._record: dict[str, Any] = {
+            "run": run.get("run"),
             "notebook": notebook,
             "profile": profile,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -176,6 +182,8 @@ class Results:
         self._save()
 
     def _save(self) -> None:
+        if read_run(self.folder).get("run") != self._record["run"]:
+            raise RuntimeError(f"{self.folder} has become the folder of another run")
         self._record["seconds"] = round(time.monotonic() - self._start, 2)
         self._record["environment"] = _environment()
         text = json.dumps(self._record, indent=1, ensure_ascii=False)

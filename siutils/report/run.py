@@ -1,16 +1,14 @@
 """The strict run of the notebooks: checked before, executed by papermill, verified after.
 
 A run's folder holds per notebook ``<name>.html`` and the executed ``notebooks/<name>.ipynb``, what
-the notebooks wrote (``figures/``, ``tables/``, ``records/``), ``index.html`` and ``run.json``.
-Whatever is there from an earlier run stays valid until its successor is complete.
+the notebooks wrote (``figures/``, ``tables/``, ``records/``), ``index.html`` and ``run.json``; see
+`siutils.report.folder` for how it comes about in whole.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +16,33 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from siutils.core import CannotWrite, commit_text, git_state, home_dir, write_file
+from siutils.core import (
+    cache_dir,
+    commit_text,
+    data_dir,
+    fingerprint,
+    git_state,
+    home_dir,
+    resolve_device,
+    trainings_dir,
+    write_file,
+)
 from siutils.report.execution import (
+    IncompleteError,
     NotebookRun,
     OutputError,
     check_kernel,
     execute,
     one_line,
     read_notebook,
+)
+from siutils.report.folder import (
+    output_errors,
+    probe,
+    publish,
+    save_run,
+    target_folder,
+    unfinished,
 )
 from siutils.report.parameters import (
     Parameter,
@@ -43,6 +60,7 @@ from siutils.report.results import data_uri, default_output, figure_html, table_
 if TYPE_CHECKING:
     from siutils.report.pages import Entry, Frame
 
+PACKAGE = Path(__file__).resolve().parents[1]
 TITLE = "Separation Index report"
 LEAD = (
     "How well does a representation separate the classes, and where in the network does that "
@@ -94,26 +112,43 @@ def run_report(
     folder = notebook_folder(notebooks)
     declared = declared_in(folder)
     values = _profile_values(folder, profile, declared, parameters)
-    target = (Path(output).expanduser() if output else default_output(profile)).resolve()
-    started = datetime.now(UTC)
-    with _output_errors(target):
-        _probe(target)
+    target = target_folder(output or default_output(profile))
+    _check_plan(_defaults(declared) | values, own=notebooks is None)
+    runs = [NotebookRun(path, read_notebook(path), found) for path, found in declared.items()]
+    about = {"profile": profile, "parameters": dict(values)}
+    with output_errors(target), unfinished(target, _key(runs, about), about) as (work, state):
+        probe(work)
+        if any("cache_dir" in cell.source for run in runs for cell in run.source.cells):
+            with output_errors(cache_dir(), "cache"):
+                probe(cache_dir())
         check_kernel()
-        given = values | {"profile": profile, "output_dir": str(target)}
-        runs = [
-            NotebookRun(path, read_notebook(path), found, _only(given, found))
-            for path, found in declared.items()
-        ]
-        state = git_state(home_dir())
-        frame = _frame(profile, started, runs, state)
+        given = values | {"profile": profile, "output_dir": str(work)}
+        for run in runs:
+            run.given = {name: given[name] for name in given.keys() & run.declared.keys()}
+        code = git_state(home_dir())
+        frame = _frame(state, runs, code)
         for run in runs:  # a formula that cannot be shown is better known now than in an hour
             _page(run, frame)
+        done = state.setdefault("notebooks", {})
         for run in runs:
-            execute(run, target, timeout_s, progress)
-            write_file(target / f"{run.name}.html", _page(run, frame))
-        facts = _facts(profile, values, started, runs, state)
-        write_file(target / "run.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-        write_file(target / "index.html", _index(runs, frame, facts, target))
+            if run.name in done:
+                run.resume(work, done[run.name]["seconds"])
+            else:
+                execute(run, work, timeout_s, progress)
+                done[run.name] = _notebook_facts(run)
+            write_file(work / f"{run.name}.html", _page(run, frame))
+            save_run(work, state)
+        try:
+            _check_data(runs)
+        except IncompleteError:
+            save_run(work, state | {"key": ""})  # to be begun anew
+            raise
+        facts = _facts(state, runs, code)
+        frame = replace(frame, unfinished=False)
+        for run in runs:
+            write_file(work / f"{run.name}.html", _page(run, frame))
+        write_file(work / "index.html", _index(runs, frame, facts, work))
+        publish(work, target, facts)
     return target / "index.html"
 
 
@@ -136,9 +171,8 @@ def profile_parameters(
     """
     folder = notebook_folder(notebooks)
     declared = declared_in(folder)
-    defaults = {p.name: p.default for found in declared.values() for p in found.values()}
     parameters = parse_settings(settings, notebooks)
-    return defaults | _profile_values(folder, profile, declared, parameters)
+    return _defaults(declared) | _profile_values(folder, profile, declared, parameters)
 
 
 def parse_settings(settings: Sequence[str], notebooks: str | Path | None = None) -> dict[str, Any]:
@@ -181,57 +215,72 @@ def notebook_folder(notebooks: str | Path | None = None) -> Path:
 
 def declared_in(folder: Path) -> dict[Path, dict[str, Parameter]]:
     """Reads the parameters that each notebook of a folder declares, in running order."""
+    try:
+        Path.cwd()  # papermill needs one
+    except FileNotFoundError:
+        raise OutputError("output: the working folder has been deleted; go to another") from None
     return {path: declared_parameters(path) for path in sorted(folder.glob("*.ipynb"))}
 
 
-def _only(values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name in declared}
+def _defaults(declared: Mapping[Path, dict[str, Parameter]]) -> dict[str, Any]:
+    return {p.name: p.default for found in declared.values() for p in found.values()}
 
 
-@contextmanager
-def _output_errors(target: Path) -> Iterator[None]:
+def _check_plan(values: Mapping[str, Any], own: bool) -> None:
+    """Refuses a device that is not there, and networks or recipes that cannot be trained."""
     try:
-        yield
-    except OSError as error:
-        if isinstance(error, CannotWrite):
-            raise OutputError(f"output: {error}") from error
-        reason = error.strerror or str(error)
-        raise OutputError(f"output: cannot write {error.filename or target}: {reason}") from error
+        resolve_device(values.get("device", "auto"))
+        if own:
+            from siutils.networks import create_model
+            from siutils.study import planned_trainings
+
+            for name in ("dtypes", "epochs"):
+                if len(values[name]) != len(values["networks"]):
+                    raise ValueError(f"parameter {name!r}: give one for each of the networks")
+            for training in planned_trainings(values):
+                training.start()
+            for name in values["transfer_networks"]:
+                create_model(name, 2)
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        raise ParameterError(one_line(error)) from None
 
 
-def _probe(target: Path) -> None:
-    """Creates the folder and writes a few KB, so that a full or read-only disk shows at once."""
-    target.mkdir(parents=True, exist_ok=True)
-    probe = target / f".probe.{os.getpid()}"
-    try:
-        probe.write_bytes(bytes(64 * 1024))
-    finally:
-        probe.unlink(missing_ok=True)
+def _key(runs: list[NotebookRun], about: Mapping[str, Any]) -> str:
+    """Hash of what a run consists of: notebooks, parameters, code, versions, folders of data."""
+    code = [p for p in sorted(PACKAGE.rglob("*.*")) if p.suffix in (".py", ".j2", ".css", ".csv")]
+    names = tuple(run.name for run in runs)
+    places = str(data_dir()), str(trainings_dir())
+    versions = environment_facts()["versions"]
+    return fingerprint(about, versions, places, names, *(run.path for run in runs), *code)
 
 
-def _facts(
-    profile: str,
-    values: Mapping[str, Any],
-    started: datetime,
-    runs: list[NotebookRun],
-    state: dict[str, Any],
-) -> dict[str, Any]:
+def _check_data(runs: list[NotebookRun]) -> None:
+    """Refuses notebooks that saw different data, as where images changed between two of them."""
+    seen: dict[Any, Any] = {}
+    for run in runs:
+        facts = run.record.get("facts", {})
+        checksum = facts.get("checksum")
+        if seen.setdefault(facts.get("dataset"), checksum) != checksum:
+            raise IncompleteError(
+                f"{run.name}: the data set {facts['dataset']} has changed since the notebook "
+                "before; run the report again"
+            )
+
+
+def _facts(state: dict[str, Any], runs: list[NotebookRun], code: dict[str, Any]) -> dict[str, Any]:
     """Collects the content of ``run.json``."""
     places = [run.record.get("environment", {}) for run in runs]
     devices = dict.fromkeys(device for place in places for device in place.get("devices", []))
-    finished = datetime.now(UTC)
     return {
-        "profile": profile,
-        "parameters": dict(values),
-        "started": started.isoformat(timespec="seconds"),
-        "finished": finished.isoformat(timespec="seconds"),
-        "seconds": round((finished - started).total_seconds(), 1),
-        "git": state,
+        **{name: state[name] for name in ("run", "key", "profile", "parameters", "started")},
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(sum(run.seconds for run in runs), 1),
+        "git": code,
         "devices": list(devices),
         "threads": max((place.get("threads", 0) for place in places), default=0) or None,
         "cpu_count": os.cpu_count(),
         **environment_facts(),
-        "notebooks": {run.name: _notebook_facts(run) for run in runs},
+        "notebooks": state["notebooks"],
     }
 
 
@@ -247,17 +296,17 @@ def _notebook_facts(run: NotebookRun) -> dict[str, Any]:
     }
 
 
-def _frame(
-    profile: str, started: datetime, runs: list[NotebookRun], state: dict[str, Any]
-) -> Frame:
+def _frame(state: dict[str, Any], runs: list[NotebookRun], code: dict[str, Any]) -> Frame:
     from siutils.report.pages import Frame
 
     return Frame(
-        profile=profile,
+        profile=state["profile"],
         version=package_version() or "unknown",
-        commit=commit_text(state),
-        date=f"{started:%Y-%m-%d %H:%M} UTC",
+        commit=commit_text(code),
+        date=f"{datetime.fromisoformat(state['started']):%Y-%m-%d %H:%M} UTC",
         pages=[_entry(run) for run in runs],
+        run=state["run"],
+        unfinished=True,
     )
 
 
@@ -328,6 +377,7 @@ def _index(runs: list[NotebookRun], frame: Frame, facts: dict[str, Any], target:
         "peak memory": f"{max(peaks) / 1024:.1f} GB" if any(peaks) else "",
         "commit": frame.commit,
         "started": frame.date,
+        "run": frame.run,
     }
     try:
         listed = [(label, value) for label, value in shown.items() if value]
