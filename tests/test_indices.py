@@ -88,3 +88,13 @@ def test_class_means_copy_no_whole_class_and_change_no_bit():
 def test_wrong_input_is_one_clear_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_means_of_many_classes_are_those_of_each_alone():
+    """To the last bit, though all classes of one size are summed at once."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, 7, generator=generator)
+    classes, codes = torch.randint(0, 900, (3000,), generator=generator).unique(return_inverse=True)
+    means = indices.class_means(x, codes, len(classes))
+    for c in range(len(classes)):
+        assert torch.equal(means[c], indices.column_sum(x[codes == c]) / int((codes == c).sum()))

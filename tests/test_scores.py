@@ -33,6 +33,24 @@ def test_runs_of_pure_clusters_end_with_the_class():
     assert torch.equal(scores, torch.bincount(torch.from_numpy(y))[y] - 1)
 
 
+@pytest.mark.parametrize("n", [60, 300])
+def test_long_runs_are_counted_as_they_are_searched(n):
+    """Two samples of each class somewhere: runs of misses through half of all others."""
+    x = RNG(0).integers(0, 4, (n, 3)).astype(float)  # with many equal distances
+    y = np.arange(n) % (n // 2)
+    for scale in (1.0, 2.0**-660, 2.0**400):
+        assert (
+            SeparationIndex(x * scale, y).separation_score().tolist() == run_scores(x, y).tolist()
+        )
+
+
+def test_known_scores_take_no_search(monkeypatch):
+    monkeypatch.setattr(SeparationIndex, "_search", None)
+    x = RNG(0).normal(size=(100_000, 2))
+    assert SeparationIndex(x, np.arange(100_000)).separation_score().eq(-99_999).all()
+    assert SeparationIndex(x, np.zeros(100_000, int)).separation_score().eq(99_999).all()
+
+
 def test_score_signs_divide_the_data():
     x, y = random_data(2)
     s = SeparationIndex(x, y)

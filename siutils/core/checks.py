@@ -22,7 +22,7 @@ def as_integers(values: Any, argument: str) -> Tensor:
     tensor([3, 1])
     """
     try:
-        tensor = torch.as_tensor(values)
+        tensor = torch.as_tensor(values, device=getattr(values, "device", None) or "cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{argument} must be an array of integers: {error}") from None
     if tensor.ndim != 1 or not len(tensor):

@@ -219,7 +219,7 @@ def scattered(job: Job, refs: Tensor) -> Tensor:
     A block's bound follows its sample farthest from the center: outliers would spoil all blocks.
     """
     order = refs[spread_out(len(refs), len(refs), refs.device)]
-    norms = torch.empty(len(refs), device=refs.device)
+    norms = torch.empty(len(refs), dtype=torch.float32, device=refs.device)
     wide = torch.promote_types(job.x.dtype, torch.float32)
     center, step = job.center.to(wide), max(1, 2**20 // job.x.shape[1])
     for out, ids in zip(norms.split(step), order.split(step), strict=True):

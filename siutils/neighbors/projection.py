@@ -22,7 +22,8 @@ def principal_axes(v: Tensor, m: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0)
     width = min(m + 16, v.shape[1])
-    axes = torch.randn(v.shape[1], width, generator=generator, device="cpu").to(v)
+    shape = v.shape[1], width
+    axes = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(v)
     for _ in range(2):
         axes = torch.linalg.qr(v.T @ (v @ axes)).Q
     axes = torch.linalg.qr(axes.double()).Q
@@ -145,7 +146,7 @@ def _kth_distances(x: Tensor, ids: Tensor, k: int, full: Frame) -> Tensor:
     """(len(ids), 1) squared distance of each sample's k-th neighbor, scaled, in float32 or so."""
     few, center = full.coordinates(x[ids]).float(), full.center.float()
     own = torch.linalg.vector_norm(few, dim=1).square_()[:, None]
-    best = torch.full((len(ids), k), torch.inf, device=x.device)
+    best = few.new_full((len(ids), k), torch.inf)
     step = max(1, 2**20 // x.shape[1])
     for start in range(0, len(x), step):
         p = (x[start : start + step].float() - center).mul_(full.scale)

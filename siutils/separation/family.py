@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from siutils.core import Labels, mapped_file
-from siutils.neighbors import Neighbors, kneighbors
+from siutils.neighbors import Neighbors, kneighbors, squared_distances
 from siutils.separation import indices, runs, uncertainty
 from siutils.separation.record import Record
 from siutils.separation.uncertainty import Interval, Lists
@@ -58,9 +59,11 @@ class IndexFamily:
         if query_labels is not None:
             scored, counts = query_labels.codes, _reference_counts(labels, query_labels)
         n = len(scored)
-        nothing = Neighbors(torch.empty(n, 0, dtype=torch.float64), torch.empty(n, 0).long())
-        no_hits = torch.empty(n, 0, dtype=torch.bool)
-        self._record = Record(scored, nothing, no_hits, reference_counts=counts, names=labels.names)
+        none = scored[:, None][:, :0]
+        nothing = Neighbors(none.double(), none)
+        self._record = Record(
+            scored, nothing, none.bool(), reference_counts=counts, names=labels.names
+        )
         self._choices: dict[int, Lists] = {}  # by seed
         self.n_constant = 0
         self.classes, _ = self._record.classes_and_codes
@@ -161,15 +164,14 @@ class IndexFamily:
         >>> SeparationIndex(x, y).separation_score().tolist()
         [2, 2, 2, -3]
         """
-        record = self.record(min(4, self._record.candidates))
+        record, most = self._record, self._record.candidates
         sizes, _ = indices.same_label_candidates(record.class_counts, record.reference_counts)
-        same = torch.tensor([candidates for _, candidates in sizes])[record.classes_and_codes[1]]
-        return runs.separation_score(
-            record.hits,
-            same,
-            record.candidates,
-            self._search_rows,
-        )
+        counts = torch.tensor([candidates for _, candidates in sizes], device="cpu")
+        same = counts[record.classes_and_codes[1]]
+        if bool(((same == 0) | (same == most)).all()):  # nothing to search for
+            return torch.where(same == 0, -most, most)
+        hits = self.record(min(4, most)).hits
+        return runs.separation_score(hits, same, most, self._search_rows, self._count_runs)
 
     def divide(self, order: int = 1) -> Division:
         """Divide the samples into easy ones (their ``order`` nearest all share their label) and
@@ -281,6 +283,24 @@ class IndexFamily:
             near = kneighbors(self._features, k, queries, memory=self._memory).indices.cpu()
         return self._hits(near, rows)
 
+    def _count_runs(self, rows: Tensor) -> Tensor:
+        """The separation scores of a few samples, from the distances of all candidates."""
+        features = self._features
+        queries = features if self._queries is None else self._queries
+        others = torch.arange(len(features), device=features.device)
+        at = rows.to(features.device).repeat_interleave(len(others))
+        # squares in the range of float64, as in `kneighbors`
+        low = torch.minimum(features.amin(0), queries.amin(0)).double()
+        high = torch.maximum(features.amax(0), queries.amax(0)).double()
+        exponent = math.frexp(float((high - low).max()))[1]
+        unit = 2.0 ** max(-1000, min(1000, 480 - exponent)) if abs(exponent) > 300 else 1.0
+        squared = squared_distances(queries, features, at, others.repeat(len(rows)), unit)
+        squared = squared.view(len(rows), -1)
+        if self._queries is None:
+            squared.scatter_(1, rows[:, None].to(squared.device), torch.inf)
+        hits = self._hits(others.cpu().expand(len(rows), -1), rows).to(squared.device)
+        return runs.counted_runs(squared, hits).cpu()
+
     def _hits(self, neighbors: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         return indices.neighbor_hits(self._record.labels[rows], self._candidate_labels[neighbors])
 
@@ -295,8 +315,9 @@ class IndexFamily:
     def _choice(self, depth: int, seed: int) -> Lists:
         """Neighbor lists among a random choice of the samples."""
         if seed not in self._choices or self._choices[seed].hits.shape[1] < depth:
-            generator = torch.Generator().manual_seed(seed)
-            rows = torch.randperm(self.n, generator=generator)[: uncertainty.MAX_SAMPLES]
+            generator = torch.Generator("cpu").manual_seed(seed)
+            rows = torch.randperm(self.n, generator=generator, device="cpu")
+            rows = rows[: uncertainty.MAX_SAMPLES]
             rows = rows.sort().values
             neighbors = runs.neighbors_among(self._features, rows, depth, self._memory)
             labels = self._record.labels[rows]

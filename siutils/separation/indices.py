@@ -131,12 +131,15 @@ def class_means(features: Tensor, codes: Tensor, n_classes: int) -> Tensor:
     """
     shape = n_classes, features.shape[1]
     means = torch.empty(shape, dtype=torch.float64, device=features.device)
-    for c, mean in enumerate(means):
-        rows = (codes == c).nonzero().flatten()
+    order, counts = codes.argsort(stable=True), torch.bincount(codes, minlength=n_classes)
+    first = counts.cumsum(0) - counts
+    for size in counts.unique().tolist():  # all classes of one size at once
+        chosen = (counts == size).nonzero().flatten()
+        rows = order[first[chosen] + torch.arange(size, device=order.device)[:, None]]
         # a slice of features at a time: a class may be as large as the data set
-        step = max(1, 2**24 // len(rows))
-        for part, out in zip(features.split(step, dim=1), mean.split(step), strict=True):
-            torch.div(column_sum(part[rows]), len(rows), out=out)
+        step = max(1, 2**24 // rows.numel())
+        for part, out in zip(features.split(step, 1), means.split(step, 1), strict=True):
+            out[chosen] = column_sum(part[rows]) / size
     return means
 
 
@@ -144,10 +147,10 @@ def column_sum(features: Tensor) -> Tensor:
     """Sum over samples in float64, in one fixed order: bit-equal on CPU and CUDA.
 
     Args:
-        features: real tensor ``(N, D)``, N ≥ 1.
+        features: real tensor ``(N, …)``, N ≥ 1.
 
     Returns:
-        Float64 tensor ``(D,)``.
+        Float64 tensor ``(…)``.
 
     >>> column_sum(torch.tensor([[1.0], [2.0], [4.0]])).tolist()
     [7.0]
@@ -158,6 +161,15 @@ def column_sum(features: Tensor) -> Tensor:
         rest[: len(rest) - half] += rest[half:]
         rest = rest[:half]
     return rest[0]
+
+
+def mean(values: Tensor) -> float:
+    """Mean of values (N,), summed as in `column_sum`, so that no number of threads changes a bit.
+
+    >>> mean(torch.tensor([1.0, 0.0]))
+    0.5
+    """
+    return float(column_sum(values[:, None])) / len(values)
 
 
 def aggregate(values: Tensor, codes: Tensor, n_classes: int, per: str) -> float | Tensor:
@@ -184,12 +196,12 @@ def aggregate(values: Tensor, codes: Tensor, n_classes: int, per: str) -> float 
     check_level(per)
     values, codes = values.double().cpu(), codes.cpu()
     if per == "dataset":
-        return float(values.mean())
+        return mean(values)
     if per == "sample":
         return values
-    sums = torch.zeros(n_classes, dtype=torch.float64).index_add_(0, codes, values)
+    sums = torch.zeros_like(values[:n_classes]).index_add_(0, codes, values)
     means = sums / torch.bincount(codes, minlength=n_classes)
-    return float(means.mean()) if per == "macro" else means
+    return mean(means) if per == "macro" else means
 
 
 def check_level(per: str) -> None:

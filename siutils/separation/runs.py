@@ -88,8 +88,40 @@ def run_lengths(hits: Tensor) -> Tensor:
     return same.sum(dim=1) * (2 * hits[:, 0].long() - 1)
 
 
+def counted_runs(squared: Tensor, hits: Tensor) -> Tensor:
+    """Counts the equal hits that each row begins with, once it is ordered by (distance, index).
+
+    It takes no sort: a run ends at the nearest candidate whose hit is another.
+
+    Args:
+        squared: float64 ``(M, N)``, squared distances of all candidates, infinite for none.
+        hits: bool ``(M, N)``; each row has hits and misses among its candidates.
+
+    Returns:
+        Int64 ``(M,)``, as `run_lengths`.
+
+    >>> counted_runs(torch.tensor([[2.0, 1.0, 1.0]]), torch.tensor([[True, False, False]])).tolist()
+    [-2]
+    """
+    place = torch.arange(squared.shape[1], device=squared.device)
+    ends = []
+    for kind in (hits, ~hits):  # of each kind the nearest candidate: its distance, its index
+        near = squared.where(kind, torch.inf)
+        least = near.amin(dim=1, keepdim=True)
+        ends.append((least, (near == least).int().argmax(dim=1, keepdim=True)))
+    (hit, at_hit), (miss, at_miss) = ends
+    separated = (hit < miss) | ((hit == miss) & (at_hit < at_miss))
+    least, at = hit.where(~separated, miss), at_hit.where(~separated, at_miss)
+    before = (squared < least) | ((squared == least) & (place < at))
+    return before.sum(dim=1) * (2 * separated[:, 0].long() - 1)
+
+
 def separation_score(
-    hits: Tensor, same: Tensor, candidates: int, search: Callable[[Tensor, int], Tensor]
+    hits: Tensor,
+    same: Tensor,
+    candidates: int,
+    search: Callable[[Tensor, int], Tensor],
+    count: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """Counts the nearest neighbors in a row that share the label, or, negative, that do not.
 
@@ -99,6 +131,8 @@ def separation_score(
         candidates: how many neighbors a sample can have.
         search: ``search(rows, k)`` returns the hits ``(len(rows), k)`` of chosen samples; it is
             called, ever deeper, only for samples whose run fills what is known of them.
+        count: ``count(rows)`` returns the scores of chosen samples by `counted_runs`, where a
+            search would list a large part of the candidates.
 
     Returns:
         Int64 ``(N,)``, never 0.
@@ -109,13 +143,18 @@ def separation_score(
 
     >>> def search(rows, k):
     ...     return torch.tensor([[True, True, False]])[:, :k]
-    >>> separation_score(torch.tensor([[True]]), torch.tensor([2]), 3, search).tolist()
+    >>> separation_score(torch.tensor([[True]]), torch.tensor([2]), 99, search, len).tolist()
     [2]
     """
     score, known = run_lengths(hits), hits.shape[1]
+    score[same == 0], score[same == candidates] = -candidates, candidates  # no search can add to it
     longest = torch.where(score > 0, same, candidates - same)
     while len(rows := ((score.abs() == known) & (longest > known)).nonzero().flatten()):
         known = min(STEP * known, int(longest[rows].max()))
+        if known > candidates / 8:
+            for part in rows.split(max(1, ENTRIES // candidates)):
+                score[part] = count(part)
+            break
         for part in rows.split(max(1, ENTRIES // known)):
             score[part] = run_lengths(search(part, known))
     return score

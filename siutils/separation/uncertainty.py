@@ -32,11 +32,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from scipy import stats
 from torch import Tensor
+
+from siutils.separation.indices import mean
 
 GROUPS = 2  # the largest groups are nearest in size to the whole
 DEALS = 400
@@ -85,8 +87,8 @@ def interval(values: Tensor, effect: float, level: float = 0.95) -> Interval:
     """
     z = quantile(level)
     values = values.double()
-    n, p = len(values), float(values.mean())
-    spread = float(values.var(correction=0))
+    n, p = len(values), mean(values)
+    spread = mean((values - p).square())
     # values between 0 and 1 (soft order) vary less than hits of the same mean
     size = n / effect * (p * (1 - p) / spread if spread > 0 else 1.0)
     middle = (p + z**2 / (2 * size)) / (1 + z**2 / size)
@@ -139,11 +141,13 @@ def design_effect(
     size, total, square, between = 0.0, 0.0, 0.0, 0.0
     samples = len(terms[0][1].neighbors)
     for groups in _deals(samples, seed):
-        v, known = torch.tensor(0.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+        v = torch.zeros(groups.shape, dtype=torch.float64, device="cpu")
+        known = torch.ones_like(v)
         for sign, lists in terms:
             dealt, enough = _dealt(groups, lists, index, order)
-            v, known = v + sign * dealt, known * enough
-        members = torch.zeros(GROUPS, groups.shape[1], dtype=torch.float64)
+            # as integers, whose sums are exact in whatever order threads add them
+            v, known = v + sign * (dealt * order).round(), known * enough
+        members = torch.zeros(GROUPS, groups.shape[1], dtype=torch.float64, device="cpu")
         sums = torch.zeros_like(members).scatter_add_(0, groups, v * known)
         members.scatter_add_(0, groups, known)
         size += float(members.sum())
@@ -181,19 +185,20 @@ def spoiled(neighbors: Tensor, order: int) -> float:
 
 def _deals(samples: int, seed: int) -> Iterator[Tensor]:
     """Group numbers (M, P) of P random deals at a time, each into groups of equal size (± 1)."""
-    generator = torch.Generator().manual_seed(seed)
-    seats = torch.arange(samples)[:, None] % GROUPS
+    generator = torch.Generator("cpu").manual_seed(seed)
+    seats = torch.arange(samples, device="cpu")[:, None] % GROUPS
+    how: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
     step = max(1, ENTRIES // samples)
     for start in range(0, DEALS, step):
         deals = min(step, DEALS - start)
-        order = torch.rand(deals, samples, generator=generator).argsort(dim=1).T.contiguous()
+        order = torch.rand(deals, samples, **how).argsort(dim=1).T.contiguous()
         yield torch.empty_like(order).scatter_(0, order, seats.expand(-1, deals))
 
 
 def _dealt(groups: Tensor, lists: Lists, index: str, order: int) -> tuple[Tensor, Tensor]:
     """Values (M, P) of samples among their own group, and whether enough of it was listed."""
     groups = groups.to(torch.int8)
-    members = torch.zeros(groups.shape, dtype=torch.int16)
+    members = torch.zeros(groups.shape, dtype=torch.int16, device="cpu")
     shared = torch.zeros_like(members)
     for neighbor, hit in zip(lists.neighbors.T, lists.hits.T, strict=True):
         inside = groups[neighbor] == groups
