@@ -1,6 +1,6 @@
 """Networks and their weights, by name."""
 
-from siutils.networks.architectures import CHEAP, MODELS
+from siutils.networks.architectures import MODELS
 from siutils.networks.models import create_model, stage_table
 from siutils.networks.modules import inference, load_weights, unwrapped
 from siutils.networks.presets import transform_text
@@ -12,7 +12,7 @@ from siutils.networks.published import (
 )
 
 __all__ = [
-    "CHEAP", "MODELS", "check_model", "create_model", "inference", "load_model", "load_weights",
+    "MODELS", "check_model", "create_model", "inference", "load_model", "load_weights",
     "parse_models", "stage_table", "transform_text", "untrained_twin",
     "unwrapped",
 ]  # fmt: skip

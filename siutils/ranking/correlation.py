@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
@@ -104,6 +106,30 @@ def rank_correlation(
     if interval:
         result |= _intervals(x, y, repeats, seed)
     return result | {"n": len(x)}
+
+
+def null_band(
+    scores: Sequence[float], accuracies: Sequence[float], repeats: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """The middle 95 % of weighted Kendall of random rankings: the scores dealt out at random.
+
+    Args:
+        scores, accuracies: as in `rank_correlation`; ties stay ties.
+        repeats: number of random rankings; where there are fewer, all of them are taken.
+        seed: of the rankings.
+
+    >>> low, high = null_band([1, 2, 3, 4], [5, 6, 7, 8])
+    >>> round(low, 2), round(high, 2)  # of 4 models, only the perfect order lies beyond
+    (-0.85, 0.89)
+    """
+    x, y = np.asarray(scores, dtype=float), np.asarray(accuracies, dtype=float)
+    if math.factorial(len(x)) <= repeats:
+        dealt = np.array(list(permutations(x)))
+    else:
+        dealt = np.random.default_rng(seed).permuted(np.tile(x, (repeats, 1)), axis=1)
+    taus = [stats.weightedtau(ranking, y).statistic for ranking in dealt]
+    low, high = np.quantile(taus, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _measures(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ _AS_IN_THE_STUDY = {
 }
 _BESIDE = {
     "vgg16 with batch norm": ("vgg16", "imagenet"),
-    "efficientnet_lite0": ("efficientnet_lite0", "imagenet"),
+    **{f"efficientnet_lite{i}": (f"efficientnet_lite{i}", "imagenet") for i in range(3)},
 }
 
 
@@ -29,8 +29,8 @@ def imagenet_models(
     Args:
         networks: names of `siutils.create_model`.
         pretrained: ``"imagenet"``: those of all networks, as the study took them, VGG16 with batch
-            norm, too, and EfficientNet-Lite0; ``"auto"``: those that are at hand or can be fetched;
-            ``"upstream"``: EfficientNet-Lite0 only.
+            norm, too, and EfficientNet-Lite0 to Lite2; ``"auto"``: those that are at hand or can be
+            fetched; ``"upstream"``: EfficientNet-Lite0 only.
 
     Returns:
         Name of a row → model; name → why its weights are not at hand.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -14,11 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from siutils.core import balanced_subset, cache_dir, train_val_split, trainings_dir
-from siutils.data import ImageSet, Transform, load_dataset, transform_for
+from siutils.data import ImageSet, Transform, transform_for
 from siutils.networks import create_model
 from siutils.training import Recipe, epochs_left, fit, get_recipe, seconds_of_a_step
 
-SHORTCUT_NETWORKS = ("resnet18", "resnet18_no_shortcuts")
+# Variants of a network: name → the network, and whether its residual blocks start as the identity.
+Variants = Mapping[str, tuple[str, bool]]
+SHORTCUTS: Variants = {
+    "resnet18": ("resnet18", False),
+    "resnet18_no_shortcuts": ("resnet18_no_shortcuts", False),
+}
+STAGES: Variants = {  # the first against the others, each of which changes one thing
+    "V2-S": ("efficientnet_v2_s", True),
+    "V2-S, stage 0 with stride 1": ("efficientnet_v2_s_stride1", True),
+    "V2-S, stage 1 of plain convolutions": ("efficientnet_v2_s_plain_stage1", True),
+    "V2-S, blocks start as usual": ("efficientnet_v2_s", False),
+}
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,7 @@ def split(images: ImageSet, per_class: int, seed: int) -> tuple[ImageSet, ImageS
         per_class: images per class to learn from, and a quarter as many to validate on; 0: all.
         seed: of the choices.
 
+    >>> from siutils.data import load_dataset
     >>> train, val = split(load_dataset("digits"), per_class=20, seed=0)
     >>> len(train), len(val)
     (200, 50)
@@ -146,6 +159,7 @@ def tasks(images: ImageSet, pretrained: str) -> dict[str, ImageSet]:
         images: of all classes.
         pretrained: ``"upstream"``, ``"imagenet"`` or ``"auto"``.
 
+    >>> from siutils.data import load_dataset
     >>> {arm: task.classes for arm, task in tasks(load_dataset("digits"), "upstream").items()}
     {'pretrained': ('0', '1', '2', '3', '4'), 'trained': ('5', '6', '7', '8', '9')}
     """
@@ -180,6 +194,7 @@ def ranking_trainings(
         transform: from uint8 images to input.
         seed: of splits, initialization, batches and augmentation.
 
+    >>> from siutils.data import load_dataset
     >>> digits = {"trained": load_dataset("digits")}
     >>> how = {"recipe": "fast", "dtypes": ["float32"], "epochs": [3], "train_per_class": 9}
     >>> how |= {"transform": transform_for("digits"), "seed": 0}
@@ -205,36 +220,75 @@ def ranking_trainings(
     return trainings
 
 
-def shortcut_trainings(
+def variant_trainings(
     images: ImageSet,
-    *,
+    variants: Variants,
     seeds: Iterable[int],
     per_class: int,
     epochs: int,
     dtype: str,
     transform: Transform,
 ) -> dict[tuple[str, int], Training]:
-    """ResNet18 with and without its shortcuts, by network and seed; the layers are the same.
+    """Short trainings of variants of a network, by variant and seed, on the same images.
 
     Args:
         images: training images.
+        variants: `SHORTCUTS`, `STAGES` or others.
         seeds: of split, initialization, batches and augmentation.
         per_class: training images per class; 0: all of the 80 % split.
         epochs: of the fast recipe.
         dtype: as in `siutils.training.Recipe`.
         transform: from uint8 images to input.
 
-    >>> how = {"epochs": 2, "dtype": "float32", "transform": transform_for("digits")}
-    >>> list(shortcut_trainings(load_dataset("digits"), seeds=[1], per_class=9, **how))
+    >>> from siutils.data import load_dataset
+    >>> how = {"per_class": 9, "epochs": 2, "dtype": "float32"}
+    >>> how["transform"] = transform_for("digits")
+    >>> list(variant_trainings(load_dataset("digits"), SHORTCUTS, [1], **how))
     [('resnet18', 1), ('resnet18_no_shortcuts', 1)]
     """
     trainings = {}
     for seed in seeds:
         train, val = split(images, per_class, seed)
-        for network in SHORTCUT_NETWORKS:
-            recipe = _recipe("fast", "resnet18", train, dtype, epochs)
-            name = f"{network}, seed {seed}"
-            trainings[network, seed] = Training(name, network, train, val, recipe, transform, seed)
+        for variant, (network, zero_init) in variants.items():
+            recipe = _recipe("fast", network, train, dtype, epochs)
+            how = (network, train, val, recipe, transform, seed)
+            name = f"{variant}, seed {seed}"
+            trainings[variant, seed] = Training(name, *how, zero_init=zero_init)
+    return trainings
+
+
+def candidate_trainings(
+    images: ImageSet,
+    networks: Iterable[str],
+    sizes: Sequence[int],
+    per_class: int,
+    epochs: int,
+    seed: int,
+) -> dict[tuple[str, int], Training]:
+    """The fine-tunings of each network with ImageNet weights at each size of its input.
+
+    Args:
+        images: training images.
+        networks: names of `siutils.create_model` that have ImageNet weights.
+        sizes: sides in pixels at which images enter the networks.
+        per_class, epochs: as in `variant_trainings`.
+        seed: of split, last layer, batches and augmentation.
+
+    Raises:
+        FileNotFoundError, ValueError: as `siutils.create_model` with ImageNet weights.
+
+    >>> from siutils.data import load_dataset
+    >>> how = {"per_class": 9, "epochs": 2, "seed": 0}
+    >>> list(candidate_trainings(load_dataset("digits"), ["efficientnet_lite0"], [16, 32], **how))
+    [('efficientnet_lite0', 16), ('efficientnet_lite0', 32)]
+    """
+    how: dict[str, Any] = {"weights": "imagenet", "recipe": "fast", "dtype": "float32"}
+    how |= {"epochs": epochs, "train_per_class": per_class, "seed": seed, "snapshots": False}
+    trainings = {}
+    for network, size in product(networks, sizes):
+        one = curve_training(images, network, size=size, **how)
+        recipe = replace(one.recipe, sides=())  # the same for every size
+        trainings[network, size] = replace(one, name=f"{network}, {size} pixels", recipe=recipe)
     return trainings
 
 
@@ -263,6 +317,7 @@ def curve_training(
         seed: of split, initialization, batches and augmentation.
         snapshots: keep the weights after the first epoch and after a third of them.
 
+    >>> from siutils.data import load_dataset
     >>> how = {"recipe": "fast", "dtype": "float32", "epochs": 6, "train_per_class": 9, "seed": 0}
     >>> digits = load_dataset("digits")
     >>> training = curve_training(digits, "efficientnet_v2_s", weights="", size=32, **how)
@@ -304,6 +359,7 @@ def some_classes(images: ImageSet, count: int) -> ImageSet:
     Raises:
         ValueError: there are not so many classes.
 
+    >>> from siutils.data import load_dataset
     >>> some_classes(load_dataset("digits"), 3).classes
     ('0', '3', '6')
     """
@@ -311,53 +367,3 @@ def some_classes(images: ImageSet, count: int) -> ImageSet:
     if count > most:
         raise ValueError(f"curve_classes is {count}; {images.name} has {most}")
     return images.of_classes([i * most // count for i in range(count)]) if count else images
-
-
-def planned_trainings(parameters: Mapping[str, Any]) -> list[Training]:
-    """Lists all trainings of a profile, in the order of the notebooks.
-
-    Args:
-        parameters: those of the notebooks on ranking and layers, defaults included.
-
-    >>> some = {"dataset": "digits", "shift": 0, "seed": 0, "pretrained": "auto", "networks": []}
-    >>> some |= {"recipe": "fast", "dtypes": [], "epochs": [], "train_per_class": 9}
-    >>> some |= {"shortcut_seeds": 1, "shortcut_plan": [9, 1], "shortcut_dtype": "float32"}
-    >>> some |= {"curve_network": "efficientnet_b0", "curve_weights": "", "curve_size": 32}
-    >>> some |= {"curve_recipe": "fast", "curve_dtype": "float32", "curve_epochs": 1}
-    >>> some |= {"curve_train_per_class": 9, "curve_classes": 0, "tuned_network": ""}
-    >>> [training.name for training in planned_trainings(some)]
-    ['resnet18, seed 0', 'resnet18_no_shortcuts, seed 0', 'efficientnet_b0']
-    """
-    given = dict(parameters)
-    images = load_dataset(given["dataset"]).shifted(given["shift"], given["seed"])
-    transform, seed = transform_for(given["dataset"]), given["seed"]
-    names = ("recipe", "dtypes", "epochs", "train_per_class")
-    plan = list(
-        ranking_trainings(
-            tasks(images, given["pretrained"]),
-            given["networks"],
-            transform=transform,
-            seed=seed,
-            **{name: given[name] for name in names},
-        ).values()
-    )
-    per_class, epochs = given["shortcut_plan"]
-    plan += shortcut_trainings(
-        images,
-        seeds=range(seed, seed + given["shortcut_seeds"]),
-        per_class=per_class,
-        epochs=epochs,
-        dtype=given["shortcut_dtype"],
-        transform=transform,
-    ).values()
-    of_curve = ("weights", "size", "recipe", "dtype", "epochs", "train_per_class")
-    curve = {name: given[f"curve_{name}"] for name in of_curve}
-    images = some_classes(images, given["curve_classes"])
-    plan.append(curve_training(images, given["curve_network"], seed=seed, **curve))
-    if given["tuned_network"]:
-        size, epochs = given["tuned_plan"]
-        tuned = curve | {"weights": "imagenet", "size": size, "epochs": epochs, "recipe": "fast"}
-        plan.append(
-            curve_training(images, given["tuned_network"], seed=seed, snapshots=False, **tuned)
-        )
-    return plan

@@ -1,156 +1,103 @@
-"""Does a score predict how well a network transfers? Train, score, fine-tune, compare.
+"""Does a score foretell how well a network fine-tunes? Score, fine-tune, compare.
 
-The first half of a data set's classes is the upstream task, the second half the downstream task.
-Each network learns the upstream task, is scored on its features of downstream training images, and
-then has all its weights fine-tuned downstream. A score is useful if it orders the networks as their
-accuracy on the downstream test images does, and does so better than two baselines that cost
-nothing: the number of parameters and the upstream accuracy.
+A candidate is a network with ImageNet weights at one size of its input. It is scored on the images
+that it is fine-tuned on afterwards; its accuracy is that on test images, which no score has seen. A
+score is useful if it orders the candidates as their accuracies do, and better than what costs
+nothing: parameters, size of the input, accuracy on ImageNet, multiply-adds. The size orders most of
+them by itself, so the order within each size and within each network is told apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from siutils.core import balanced_subset, train_val_split
-from siutils.data import ImageSet, Transform
+from siutils.data import ImageSet
 from siutils.features import extract_features
-from siutils.networks import create_model, load_weights
-from siutils.ranking import FOLDS, rank_correlation, require_equal_n, rounded, score_table
-from siutils.separation import SeparationIndex, interval
-from siutils.training import Recipe, evaluate, fit
+from siutils.networks import create_model
+from siutils.ranking import null_band, rank_correlation, require_equal_n, rounded, score_table
+from siutils.separation import SeparationIndex
+from siutils.study.trainings import Training
+from siutils.training import evaluate
 
 FAMILY = ("si", "high_order_si", "soft_order_si", "negated_anti_si", "center_si")
-MEASURES = ("weighted_kendall", "kendall", "spearman", "pearson", "top1_regret")
-BASELINES = ("parameters", "upstream_accuracy")
-MIN_NETWORKS = 5  # for an interval
-
-
-class Task(NamedTuple):
-    """The images of one half of the classes."""
-
-    train: ImageSet
-    val: ImageSet
-    test: ImageSet
+BASELINES = ("parameters", "input_size", "imagenet_top1", "multiply_adds")
+MEASURES = ("weighted_kendall", "kendall", "spearman", "pearson", "regret_points")
+WITHIN = ("input_size", "network")
+MIN_CANDIDATES = 5  # for an interval
+# Published, in percent, at 224, 240 and 260 pixels (M. Tan, Google 2020).
+IMAGENET_TOP1 = {"efficientnet_lite0": 75.1, "efficientnet_lite1": 76.7, "efficientnet_lite2": 77.6}
 
 
 def transfer_experiment(
-    networks: Sequence[str],
-    train: ImageSet,
+    candidates: Mapping[tuple[str, int], Training],
     test: ImageSet,
     *,
-    transform: Transform,
-    upstream: Recipe,
-    fine_tuning: Recipe,
-    train_per_class: int,
-    max_scored: int = 2500,
     order: int = 2,
-    seed: int = 0,
     device: str | torch.device = "auto",
-    cache: Path | None = None,
-    build: Callable[..., nn.Module] = create_model,
     progress: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
-    """Trains each network upstream, scores it downstream and fine-tunes it there.
-
-    A stratified 20 % of the training images are for validation. All networks are scored on the same
-    balanced part of the images that fine-tuning learns from; test images only measure accuracy.
-    Fine-tuning starts from the upstream weights with a new last layer.
+    """Scores each candidate, fine-tunes it and measures its accuracy on test images.
 
     Args:
-        networks: names for ``build``.
-        train: images of at least 4 classes.
-        test: images of the same classes.
-        transform: from uint8 images to input, in training and in scoring.
-        upstream: recipe of the upstream training.
-        fine_tuning: recipe of the fine-tuning.
-        train_per_class: images of each class to train on, in both tasks; a quarter as many are for
-            validation.
-        max_scored: at most this many downstream training images are scored, equally many of each
-            class, at least 5.
+        candidates: of `siutils.study.candidate_trainings`; at least 5 training images per class.
+        test: test images of the same classes.
         order: of high-order, soft-order and anti SI.
-        seed: of splits, initialization and training.
         device: "auto", "cpu", "cuda", …
-        cache: a folder: finished trainings are loaded, an unfinished one is resumed.
-        build: makes a network as `siutils.create_model` does, from its name, the number of
-            classes and ``seed=``, with the attributes ``feature_layer`` and ``head_layer``.
         progress: called with one line of text after each epoch.
 
     Returns:
-        One row per network: ``network, parameters, upstream_accuracy`` (on upstream test images),
-        every score of `transfer_scores`, ``fine_tuned_accuracy`` (on downstream test
-        images), ``learned`` (whether the upstream accuracy is `above_chance`), and the
-        setting: ``n`` images scored; ``n_classes``, ``train_images`` and ``n_test`` downstream; the
-        epochs of both trainings, ``order`` and ``seed``.
+        One row per candidate: ``network``, the baselines ``input_size, parameters, imagenet_top1``
+        (published, percent) and ``multiply_adds``, every score of `transfer_scores`,
+        ``fine_tuned_accuracy``, and the setting: ``n`` images scored and learned from,
+        ``n_classes, epochs, n_test, order, seed, weights``.
 
     Raises:
-        ValueError: no or repeated networks, too few classes or images, another argument out of
-            range; or what `siutils.training.fit` refuses.
+        KeyError: a network whose accuracy on ImageNet is not known here.
+        ValueError, RuntimeError, OSError: as `transfer_scores` and `Training.run`.
 
-    >>> from siutils.data import load_dataset, transform_for
-    >>> from siutils.training import get_recipe
-    >>> table = transfer_experiment(
-    ...     ["mobilenet_v3_small"], load_dataset("digits"), load_dataset("digits", "test"),
-    ...     transform=transform_for("digits"), upstream=get_recipe("fast", epochs=1, batch_size=16),
-    ...     fine_tuning=get_recipe("fast", epochs=1, batch_size=16), train_per_class=8,
-    ...     max_scored=30, device="cpu")
-    >>> table.loc[0, ["n", "n_classes", "train_images", "n_test"]].tolist()
-    [30, 5, 40, 179]
+    >>> transfer_experiment({}, None)
+    Traceback (most recent call last):
+        ...
+    ValueError: candidates must hold at least one training
     """
-    _check(networks, train, test)
-    half = len(train.classes) // 2
-    halves = range(half), range(half, len(train.classes))
-    source, target = (_task(train, test, part, train_per_class, seed) for part in halves)
-    chosen = _scored(target.train, train_per_class, max_scored, seed)
-    how: dict[str, Any] = {"transform": transform, "seed": seed, "device": device, "cache": cache}
+    if not candidates:
+        raise ValueError("candidates must hold at least one training")
     rows = []
-    for network in networks:
-        tell = progress and partial(_tell, progress, network)
-        model = build(network, len(source.train.classes), seed=seed)
-        fit(model, source.train, source.val, upstream, progress=tell, **how)
+    for (network, size), training in candidates.items():
+        model: Any = create_model(network, None, training.weights).eval()
+        model.transform = training.transform
         row: dict[str, Any] = {
             "network": network,
+            "input_size": size,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "upstream_accuracy": evaluate(model, source.test, device=device)["accuracy"],
+            "imagenet_top1": IMAGENET_TOP1[network],
+            "multiply_adds": multiply_adds(model, size),
         }
-        row |= transfer_scores(model, chosen, order=order, device=device)
-        tuned = build(network, len(target.train.classes), seed=seed)
-        inherit(tuned, model)
-        fit(tuned, target.train, target.val, fine_tuning, progress=tell, **how)
-        row["fine_tuned_accuracy"] = evaluate(tuned, target.test, device=device)["accuracy"]
-        row["learned"] = above_chance(row["upstream_accuracy"], source.test.labels)
-        rows.append(row)
-    return pd.DataFrame(rows).assign(
-        n=len(chosen),
-        n_classes=len(target.train.classes),
-        train_images=len(target.train),
-        upstream_epochs=upstream.epochs,
-        fine_tuning_epochs=fine_tuning.epochs,
-        n_test=len(target.test),
-        order=order,
-        seed=seed,
-    )
+        row |= transfer_scores(model, training.train, order=order, device=device)
+        tuned = training.run(device, progress)
+        row["fine_tuned_accuracy"] = evaluate(tuned.model, test, device=device)["accuracy"]
+        row |= {"n": len(training.train), "n_classes": len(test.classes)}
+        row |= {"epochs": training.recipe.epochs, "n_test": len(test), "order": order}
+        rows.append(row | {"seed": training.seed, "weights": model.weights_source})
+    return pd.DataFrame(rows)
 
 
-def above_chance(accuracy: float, labels: Tensor) -> bool:
-    """True if the 95 % interval of an accuracy lies above the share of the largest class.
+def multiply_adds(model: nn.Module, size: int) -> int:
+    """Counts the multiply-adds of convolutions and linear layers for one image.
 
-    Args:
-        accuracy: share of the images that a network classifies correctly.
-        labels: labels of these images, int64 ``(N,)``.
-
-    >>> labels = torch.arange(100) % 10
-    >>> above_chance(0.15, labels), above_chance(0.2, labels)
-    (False, True)
+    >>> multiply_adds(create_model("efficientnet_lite0", weights="imagenet").eval(), 224) // 10**6
+    385
     """
-    hits = torch.arange(len(labels)) < round(accuracy * len(labels))
-    return interval(hits, effect=1.0).low > int(labels.bincount().max()) / len(labels)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, size, size))
+    return counter.get_total_flops() // 2  # of torch, a multiply-add is two operations
 
 
 def transfer_scores(
@@ -174,7 +121,7 @@ def transfer_scores(
 
     >>> from siutils.data import load_dataset, transform_for
     >>> digits = load_dataset("digits", "test")
-    >>> model = create_model("mobilenet_v3_small", 3, seed=0)
+    >>> model = create_model("efficientnet_b0", 3, seed=0)
     >>> model.transform = transform_for("digits")
     >>> sorted(transfer_scores(model, digits, device="cpu"))[:4]
     ['center_si', 'h_score', 'high_order_si', 'leep']
@@ -196,103 +143,155 @@ def transfer_scores(
     )
 
 
-def inherit(model: nn.Module, source: nn.Module) -> None:
-    """Copies all weights of ``source`` to ``model`` except those of the last layer.
-
-    Args:
-        model: a network with the attribute ``head_layer``.
-        source: the same network with any number of outputs.
-
-    >>> source, model = (create_model("mobilenet_v2", n, seed=n) for n in (3, 2))
-    >>> inherit(model, source)
-    >>> model.features[0][0].weight.equal(source.features[0][0].weight)
-    True
-    """
-    head = f"{model.head_layer}."
-    own = {k: v for k, v in model.state_dict().items() if k.startswith(head)}
-    load_weights(model, source.state_dict() | own)
-
-
 def transfer_correlations(
     table: pd.DataFrame, scores: Sequence[str] | None = None, repeats: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Measures how well each score and baseline orders the networks; the best comes first.
-
-    Networks that did not learn upstream are left out, because they have nothing to transfer.
+    """Measures how well each score and baseline orders the candidates; the best comes first.
 
     Args:
-        table: rows of `transfer_experiment`: ``n``, ``fine_tuned_accuracy``, a column per score;
-            where it has the column ``learned``, only rows where it is true count.
+        table: rows of `transfer_experiment`: ``n, network, input_size, fine_tuned_accuracy`` and
+            a column per score.
         scores: columns to judge; the default is the baselines and every score.
-        repeats: number of resamples of the networks for the intervals, which are missing for fewer
-            than 5 networks: chance orders 3 alike once in 6 times, and then all resamples agree.
-        seed: seed of the resamples.
+        repeats: number of resamples of the candidates for the intervals, which are missing for
+            fewer than 5 candidates, and of random rankings for the null band.
+        seed: of both.
 
     Returns:
-        One row per score: ``score``, ``kind`` (Separation Index, literature, baseline) and what
-        `siutils.ranking.rank_correlation` returns; missing where all networks have the same
-        score or the same accuracy, or fewer than 2 learned.
+        One row per score: ``score``, ``kind`` (Separation Index, literature, baseline), the
+        measures of `siutils.ranking.rank_correlation` with intervals, its regret as
+        ``regret_points`` (percentage points of accuracy); ``null_low, null_high``, within which
+        weighted Kendall of random rankings lies (95 %); ``within_input_size, within_network``, the
+        means of `transfer_within`. Missing where all candidates have the same score or the same
+        accuracy.
 
     Raises:
-        ValueError: rows of different N, or fewer than 2 networks.
+        ValueError: rows of different N, or fewer than 2 candidates.
 
-    >>> table = pd.DataFrame({"si": [0.1, 0.3], "parameters": [20, 10], "n": [50, 50]})
-    >>> table["fine_tuned_accuracy"] = [0.5, 0.6]
+    >>> table = pd.DataFrame({"network": ["a", "a"], "input_size": [16, 32], "si": [0.1, 0.3]})
+    >>> table = table.assign(parameters=[20, 10], n=50, fine_tuned_accuracy=[0.5, 0.6])
     >>> found = transfer_correlations(table, ["parameters", "si"])
-    >>> found[["score", "kind", "kendall"]].values.tolist()
-    [['si', 'Separation Index', 1.0], ['parameters', 'baseline', -1.0]]
+    >>> found[["score", "kind", "kendall", "within_network"]].values.tolist()
+    [['si', 'Separation Index', 1.0, 1.0], ['parameters', 'baseline', -1.0, -1.0]]
     """
     require_equal_n(table)
     if len(table) < 2:
-        raise ValueError(f"table must hold at least 2 networks to be ordered, got {len(table)}")
-    if scores is None:
-        before = table.loc[:, :"fine_tuned_accuracy"].columns[:-1]
-        scores = [column for column in before if column != "network"]
-    if "learned" in table:
-        table = table[table["learned"]]
+        raise ValueError(f"table must hold at least 2 candidates to be ordered, got {len(table)}")
     kinds = dict.fromkeys(FAMILY, "Separation Index") | dict.fromkeys(BASELINES, "baseline")
     accuracies = table["fine_tuned_accuracy"].tolist()
     rows = []
-    for score in scores:
+    for score in scores or _scores(table):
         row: dict[str, Any] = {"score": score, "kind": kinds.get(score, "literature")}
-        values = rounded(table[score])
-        if len(set(values)) > 1 and len(set(accuracies)) > 1:
-            enough = len(table) >= MIN_NETWORKS
-            row |= rank_correlation(values.tolist(), accuracies, enough, repeats, seed)
+        values = rounded(table[score]).tolist()
+        if _ranks(values, accuracies):
+            enough = len(table) >= MIN_CANDIDATES
+            row |= rank_correlation(values, accuracies, enough, repeats, seed)
+            row["null_low"], row["null_high"] = null_band(values, accuracies, repeats, seed)
         rows.append(row)
-    columns = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
-    judged = pd.DataFrame(rows).reindex(columns=["score", "kind", *columns])
-    judged = judged.assign(n_networks=len(table))
+    judged = pd.DataFrame(rows)
+    for end in ("", "_low", "_high"):
+        judged[f"regret_points{end}"] = 100 * judged.get(f"top1_regret{end}", np.nan)
+    within = transfer_within(table, judged["score"]).groupby(["score", "within"])["kendall"].mean()
+    for column in WITHIN:
+        judged[f"within_{column}"] = judged["score"].map(within.unstack()[column])
+    measures = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
+    columns = ["score", "kind", *measures, "null_low", "null_high", *judged.filter(like="within_")]
+    judged = judged.reindex(columns=columns).assign(n_candidates=len(table))
     return judged.sort_values("weighted_kendall", ascending=False, kind="stable", ignore_index=True)
 
 
-def _tell(progress: Callable[[str], None], network: str, line: str) -> None:
-    progress(f"{network}: {line}")
+def transfer_within(table: pd.DataFrame, scores: Sequence[str] | None = None) -> pd.DataFrame:
+    """Kendall's τ of each score among the candidates of one size, and of one network.
+
+    Args:
+        table, scores: as in `transfer_correlations`.
+
+    Returns:
+        DataFrame ``within`` (``input_size`` or ``network``), ``group, score, kendall, n``; missing
+        where all candidates of the group have the same score or the same accuracy.
+
+    >>> table = pd.DataFrame({"network": ["a", "b"], "input_size": 16, "si": [0.1, 0.3]})
+    >>> transfer_within(table.assign(fine_tuned_accuracy=[0.6, 0.5]), ["si"])["kendall"].tolist()
+    [-1.0, nan, nan]
+    """
+    rows = []
+    for column in WITHIN:
+        for group, part in table.groupby(column, sort=False):
+            accuracies = part["fine_tuned_accuracy"].tolist()
+            for score in _scores(table) if scores is None else scores:
+                values = rounded(part[score]).tolist()
+                ranks = _ranks(values, accuracies)
+                tau = rank_correlation(values, accuracies)["kendall"] if ranks else np.nan
+                row = {"within": column, "group": group, "score": score, "kendall": tau}
+                rows.append(row | {"n": len(part)})
+    return pd.DataFrame(rows)
 
 
-def _check(networks: Sequence[str], train: ImageSet, test: ImageSet) -> None:
-    if isinstance(networks, str) or not networks or len(set(networks)) < len(networks):
-        raise ValueError(f"networks must be a list of different names, got {networks!r}")
-    if len(train.classes) < 4 or train.classes != test.classes:
-        raise ValueError(
-            "train and test must have the same classes, at least 4: two for each task; got "
-            f"{len(train.classes)} and {len(test.classes)}"
-        )
+def transfer_answer(judged: pd.DataFrame) -> str:
+    """Says which score orders the candidates best, and whether a baseline that is free wins.
+
+    Args:
+        judged: rows of `transfer_correlations`.
+
+    Returns:
+        A list in Markdown.
+
+    >>> row = {"n_candidates": 2, "regret_points": 0.0, "null_low": -1.0, "null_high": 1.0}
+    >>> row |= dict.fromkeys(("weighted_kendall_low", "weighted_kendall_high"), np.nan)
+    >>> row |= {f"within_{column}": np.nan for column in WITHIN}
+    >>> rows = [row | {"score": "input_size", "kind": "baseline", "weighted_kendall": 1.0}]
+    >>> rows += [row | {"score": "si", "kind": "Separation Index", "weighted_kendall": -1.0}]
+    >>> print(transfer_answer(pd.DataFrame(rows)).splitlines()[-1])
+    - **A free baseline wins**: input size orders the candidates better than any score.
+    """
+    judged = judged.dropna(subset="weighted_kendall")
+    if judged.empty:
+        return "All candidates are equally good, or equally scored: there is nothing to foretell."
+    best = judged.drop_duplicates("kind").set_index("kind")
+    shown = judged.query("weighted_kendall > null_high")["score"].map(_words)
+    lines = [f"Best {kind}: {_told(row)}" for kind, row in best.iterrows()]
+    lines += [
+        f"Of {judged['n_candidates'].iloc[0]} candidates, random rankings reach a weighted τ of "
+        f"{judged['null_high'].max():+.2f}. Beyond that: {', '.join(shown) or 'none'}."
+    ]
+    free, paid = (judged[(judged["kind"] == "baseline") == is_free] for is_free in (True, False))
+    if len(free) and len(paid):
+        lines.append(_winner(free.iloc[0], paid))
+    return "\n".join(f"- {line}" for line in lines)
 
 
-def _scored(data: ImageSet, train_per_class: int, max_scored: int, seed: int) -> ImageSet:
-    per_class = min(train_per_class, max_scored // len(data.classes))
-    if per_class < FOLDS:
-        raise ValueError(
-            f"train_per_class = {train_per_class} and max_scored = {max_scored} leave {per_class} "
-            f"images of each of {len(data.classes)} classes to score; at least {FOLDS} are needed"
-        )
-    return data.subset(balanced_subset(data.labels, per_class, seed=seed))
+def _winner(free: pd.Series, paid: pd.DataFrame) -> str:
+    ahead = paid[paid["weighted_kendall"] > free["weighted_kendall"]]
+    name, best = _words(free["score"]), paid["weighted_kendall"].max()
+    if ahead.empty:
+        how = "as well as the best" if best == free["weighted_kendall"] else "better than any"
+        return f"**A free baseline wins**: {name} orders the candidates {how} score."
+    others = ", ".join(ahead["score"].map(_words))
+    si = "SI is" if "si" in set(ahead["score"]) else "SI is not"
+    return f"Ahead of the best free baseline, {name}: {others}. {si} among them."
 
 
-def _task(train: ImageSet, test: ImageSet, classes: range, per_class: int, seed: int) -> Task:
-    both = train.of_classes(classes)
-    fitting, val = (both.subset(part) for part in train_val_split(both.labels, seed=seed))
-    fitting = fitting.subset(balanced_subset(fitting.labels, per_class, seed=seed))
-    val = val.subset(balanced_subset(val.labels, max(1, per_class // 4), seed=seed))
-    return Task(fitting, val, test.of_classes(classes))
+def _told(row: pd.Series) -> str:
+    ends = row["weighted_kendall_low"], row["weighted_kendall_high"]
+    span = "no interval for so few" if np.isnan(ends[0]) else "{:+.2f} to {:+.2f}".format(*ends)
+    within = (("size", row["within_input_size"]), ("network", row["within_network"]))
+    parts = [f"{tau:+.2f} within a {what}" for what, tau in within if not np.isnan(tau)]
+    return (
+        f"{_words(row['score'])}, weighted τ = {row['weighted_kendall']:+.2f} ({span}); the "
+        f"candidate that it puts first ends {row['regret_points']:.1f} points below the best"
+        + "; Kendall's τ is " * bool(parts)
+        + " and ".join(parts)
+        + "."
+    )
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _scores(table: pd.DataFrame) -> list[str]:
+    before = table.loc[:, :"fine_tuned_accuracy"].columns[:-1]  # type: ignore[misc]
+    return [column for column in before if column != "network"]
+
+
+def _ranks(scores: Sequence[float], accuracies: Sequence[float]) -> bool:
+    return len(set(scores)) > 1 and len(set(accuracies)) > 1
