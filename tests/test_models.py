@@ -12,10 +12,13 @@ from harmful import Harmful
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from siutils.core.keys import model_key
 from siutils.data.datasets import IMAGENET_MEAN, IMAGENET_STD
-from siutils.data.images import Transform
+from siutils.data.images import ImageSet, Transform
 from siutils.networks.architectures import MODELS
 from siutils.networks.models import create_model, stage_table
+from siutils.training.files import run_facts
+from siutils.training.recipes import RECIPES
 
 STUDY = {  # parameters for 100 classes, the published file, the last layer
     "vgg16": (34_015_396, "vgg16_bn-6c64b313.pth", "classifier.6"),
@@ -29,11 +32,8 @@ SHORTCUTS = {  # blocks with a shortcut, counted in the papers' tables; one of t
     "resnet18": (8, "layer1.1", 64),
     "efficientnet_b0": (9, "features.2.1", 24),
     "efficientnet_v2_s": (35, "features.1.1", 24),
-    "resnet34": (16, "layer1.1", 64),
-    "regnet_y_400mf": (16, "trunk_output.block2.block2-1", 104),
-    "mobilenet_v2": (10, "features.3", 24),
-    "mobilenet_v3_small": (6, "features.3", 24),
-    "mnasnet0_5": (10, "layers.8.1", 16),
+    "efficientnet_v2_s_stride1": (35, "features.1.1", 24),
+    "efficientnet_v2_s_plain_stage1": (33, "features.2.1", 48),
     "efficientnet_lite0": (9, "_blocks.2", 24),
     "efficientnet_lite1": (14, "_blocks.2", 24),
     "efficientnet_lite2": (14, "_blocks.2", 24),
@@ -110,6 +110,47 @@ def test_without_shortcuts_the_layers_and_their_weights_are_the_same():
     assert not block(torch.randn(2, 64, 8, 8)).any()  # nothing gets past the layers
 
 
+@pytest.mark.parametrize("name", ["efficientnet_v2_s_stride1", "efficientnet_v2_s_plain_stage1"])
+def test_variants_have_the_parameters_of_the_network_and_keys_of_their_own(name):
+    whole, variant = (create_model(n, 7, seed=0) for n in ("efficientnet_v2_s", name))
+    weights, images = variant.state_dict(), images_of()
+    assert all(value.equal(weights[key]) for key, value in whole.state_dict().items())
+    assert whole.state_dict().keys() == weights.keys()
+    data = ImageSet(
+        "black", torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2), ("a", "b"), ""
+    )
+    for model in (whole, variant):
+        model.transform = Transform((0.5,) * 3, (0.5,) * 3)
+    facts = [run_facts(model, data, data, RECIPES["fast"], 0) for model in (whole, variant)]
+    assert facts[0] != facts[1]  # else a finished training would be taken for the other's
+    assert model_key(whole) != model_key(variant)
+    sides = [output_of(model, "features.0", images).shape[2] for model in (whole, variant)]
+    assert sides == [16, 32 if "stride1" in name else 16]
+    block = variant.features[1][1]
+    nn.init.zeros_(block.block[-1][1].weight)
+    assert bool(block(torch.rand(2, 24, 8, 8)).any()) == ("plain" not in name)  # a shortcut
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_features_are_what_the_layers_behind_them_turn_into_logits(name):
+    model, images = create_model(name, 7, seed=0).eval(), images_of()
+    features, logits = (
+        output_of(model, n, images) for n in (model.feature_layer, model.head_layer)
+    )
+    behind = model.get_submodule(model.head_layer.partition(".")[0])
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), logits)
+        torch.testing.assert_close(behind(features.flatten(1)), logits)
+    assert logits.shape == (2, 7)
+    assert features.std(dim=0).max() > 0
+
+
+def test_a_smaller_kernel_is_drawn_as_torchvision_draws_one_of_3():
+    weight = create_model("resnet18", 2, seed=0).conv1.weight
+    assert weight.shape == (64, 3, 3, 3)
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.1)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_blocks_with_a_shortcut_can_start_as_the_identity(name):
     plain = create_model(name, 10, seed=0).eval()
@@ -158,7 +199,11 @@ def test_stage_table_is_that_of_the_paper():
         (("resnet18", 10, "imagenet1k"), FileNotFoundError, "no file 'imagenet1k'; give None"),
         (("resnet18", 10, None, 1.5), ValueError, "seed"),
         (("resnet18", 10, PACKAGE), ValueError, "for efficientnet_b0, not"),
-        (("mobilenet_v2", 3, "imagenet"), ValueError, "for vgg16.*not for 'mobilenet_v2'"),
+        (
+            ("efficientnet_v2_s_stride1", 3, "imagenet"),
+            ValueError,
+            "for vgg16.*not for 'efficientnet_v2_s_stride1'",
+        ),
     ],
 )
 def test_wrong_arguments(arguments, error, message):
@@ -166,19 +211,16 @@ def test_wrong_arguments(arguments, error, message):
         create_model(*arguments)
 
 
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [("resnet18", None), ("resnet18", "model"), ("resnet18", "state_dict"), ("mnasnet0_5", None)],
-)
-def test_checkpoint_is_loaded(tmp_path, name, key):  # mnasnet asks for the weights' version
-    state, path = dict(create_model(name, 7, seed=1).state_dict()), tmp_path / "best.pt"
+@pytest.mark.parametrize("key", [None, "model", "state_dict"])
+def test_checkpoint_is_loaded(tmp_path, key):
+    state, path = dict(create_model("resnet18", 7, seed=1).state_dict()), tmp_path / "best.pt"
     torch.save(state if key is None else {key: state, "epoch": 3}, path)
-    model = create_model(name, 7, weights=path, seed=2)
+    model = create_model("resnet18", 7, weights=path, seed=2)
     assert all(value.equal(state[k]) for k, value in model.state_dict().items())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert model.weights_source == f"file best.pt sha256 {digest}"
     assert model.transform is None
-    assert model.feature_layer == create_model(name, 7).feature_layer
+    assert model.feature_layer == create_model("resnet18", 7).feature_layer
 
 
 @pytest.mark.parametrize("end", [0, 100, 20_000_000, -30])

@@ -1,12 +1,12 @@
 """Rank correlations against cases whose answer is known."""
 
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
 from scipy.stats import kendalltau, pearsonr, spearmanr, weightedtau
 
-from siutils.ranking.correlation import rank_correlation
+from siutils.ranking.correlation import null_band, rank_correlation
 
 
 def test_perfect_reversed_and_swapped_orders():
@@ -84,3 +84,19 @@ def test_interval_adds_to_the_result_and_follows_the_seed():
     assert -1 <= low < plain["weighted_kendall"] < high <= 1
     perfect = rank_correlation([1, 2, 3], [4, 5, 6], interval=True, repeats=50)
     assert perfect["weighted_kendall_low"] == pytest.approx(1)
+
+
+def test_the_null_band_holds_random_rankings_whatever_their_ties():
+    accuracies = [0.1, 0.4, 0.2, 0.3, 0.5]
+    for scores in ([1, 2, 3, 4, 5], [1, 1, 2, 2, 2]):
+        taus = [weightedtau(p, accuracies).statistic for p in permutations(scores)]
+        low, high = null_band(scores, accuracies)
+        for beyond, end in ((np.array(taus) > high, high), (np.array(taus) < low, low)):
+            assert beyond.mean() <= 0.025
+            assert end in taus
+        assert np.mean(np.array(taus) >= high) >= 0.025  # no wider than it must be
+    few, many = (null_band(range(n), range(n))[1] for n in (3, 40))
+    assert few == pytest.approx(1)
+    assert 0.2 < many < 0.5
+    assert null_band(range(9), range(9), seed=1) == null_band(range(9), range(9), seed=1)
+    assert null_band(range(9), range(9), seed=1) != null_band(range(9), range(9), seed=2)

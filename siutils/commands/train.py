@@ -12,7 +12,7 @@ from siutils.commands.folders import Commands, failed
 if TYPE_CHECKING:
     from siutils.study import Training
 
-LONG = 100_000  # images, repeats counted, from which a training is worth an estimate
+LONG = 100_000  # images, repeats counted, from which trainings are worth an estimate
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
@@ -103,14 +103,13 @@ def show_plan(parameters: Mapping[str, Any], only: Sequence[str] = ()) -> list[T
             names = "; ".join(training.name for training in trainings)
             raise ValueError(f"only: no training begins with {beginning!r}; there are: {names}")
     wanted = [t for t in trainings if not only or t.name.startswith(tuple(only))]
-    total = 0.0
-    for training in wanted:
+    total, images = 0.0, sum(t.recipe.epochs * len(t.train) for t in wanted)
+    for training in wanted if images >= LONG else ():
         epochs, n = training.recipe.epochs, len(training.train)
-        if epochs * n >= LONG:
-            minutes = training.minutes(parameters["device"])
-            total += minutes
-            left = f"about {minutes:.0f} min left" if minutes else "finished"
-            print(f"{training.name}: {epochs} × {n:,} images, {left}", file=sys.stderr, flush=True)
+        minutes = training.minutes(parameters["device"])
+        total += minutes
+        left = f"about {minutes:.0f} min left" if minutes else "finished"
+        print(f"{training.name}: {epochs} × {n:,} images, {left}", file=sys.stderr, flush=True)
     if total:
         print(f"all trainings: about {total / 60:.1f} h left", file=sys.stderr, flush=True)
     return wanted

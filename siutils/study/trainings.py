@@ -288,7 +288,8 @@ def candidate_trainings(
     for network, size in product(networks, sizes):
         one = curve_training(images, network, size=size, **how)
         recipe = replace(one.recipe, sides=())  # the same for every size
-        trainings[network, size] = replace(one, name=f"{network}, {size} pixels", recipe=recipe)
+        name = f"candidate {network}, {size} pixels"
+        trainings[network, size] = replace(one, name=name, recipe=recipe)
     return trainings
 
 

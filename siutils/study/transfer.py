@@ -247,7 +247,7 @@ def transfer_answer(judged: pd.DataFrame) -> str:
     if judged.empty:
         return "All candidates are equally good, or equally scored: there is nothing to foretell."
     best = judged.drop_duplicates("kind").set_index("kind")
-    shown = judged.query("weighted_kendall > null_high")["score"].map(_words)
+    shown = judged.query("weighted_kendall > null_high + 1e-9")["score"].map(_words)
     lines = [f"Best {kind}: {_told(row)}" for kind, row in best.iterrows()]
     lines += [
         f"Of {judged['n_candidates'].iloc[0]} candidates, random rankings reach a weighted τ of "
