@@ -35,13 +35,15 @@ from siutils.study.trainings import SHORTCUTS, STAGES, variant_trainings
 pytestmark = pytest.mark.usefixtures("one_thread")
 TEST = load_dataset("digits", "test")
 FEW = TEST.subset(balanced_subset(TEST.labels, 10, seed=0))
-SMALL = replace(transform_for("digits"), size=8)
+STATES = ("untrained", "start", "trained")
+TINY = replace(FEW, images=FEW.images[..., ::4, ::4])  # 8×8 pixels
 
 
-def si_of(model, layer, transform, data=FEW):
+def si_of(model, layer):
     model = model.eval()
-    features = extract_features(model, data.images, [layer], transform=transform, device="cpu")
-    return SeparationIndex(features[layer], data.labels, normalize=True)
+    transform = transform_for("digits")
+    features = extract_features(model, TINY.images, [layer], transform=transform, device="cpu")
+    return SeparationIndex(features[layer], TINY.labels, normalize=True)
 
 
 def test_input_sizes_score_the_resized_images_at_one_number_of_features():
@@ -56,9 +58,9 @@ def test_input_sizes_score_the_resized_images_at_one_number_of_features():
         assert rows["n_features"].eq(1280 if name == "lite" else 512).all()
         assert rows["weights"].eq(model.weights_source).all()
         transform = replace(model.transform, size=size)
+        maps_of = model.eval().extract_features if name == "lite" else model.eval().features
         with torch.inference_mode():
-            maps = model.eval().extract_features(transform(FEW.images)) if name == "lite" else (
-                model.features(transform(FEW.images)))  # fmt: skip
+            maps = maps_of(transform(FEW.images))
         index = SeparationIndex(maps.mean((2, 3)), FEW.labels, normalize=True)
         assert rows.loc["si", "value"] == index.si()
         assert rows.loc["anti_si", "value"] == index.anti_si(2)
@@ -96,7 +98,7 @@ LITE = ([127 / 255] * 3, [128 / 255] * 3)
 def test_an_input_that_is_the_same_is_scored_once():
     model = create_model("resnet18", 10, seed=0)
     model.transform = transform_for("digits")  # keeps the images' size
-    inputs = study_input({"net": model}, FEW, device="cpu").curves["input"]
+    inputs = study_input({"net": model}, TINY, device="cpu").curves["input"]
     assert inputs.unique().tolist() == ["own input", AS_THE_STUDY]
 
 
@@ -119,33 +121,42 @@ def test_the_stages_of_a_lite_end_where_its_widths_change(name):
 def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIUTILS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        options = (5, 1, "float32", SMALL)
-        trainings = variant_trainings(load_dataset("digits"), SHORTCUTS, [1, 2], *options)
+        digits = load_dataset("digits", image_size=8)
+        options = (5, 1, "float32", transform_for("digits"))
+        trainings = variant_trainings(digits, SHORTCUTS, [1, 2], *options)
         return {key: training.run("cpu") for key, training in trainings.items()}
 
 
-def test_curves_of_runs_are_those_of_their_models(runs):
-    table, records = run_curves(runs, FEW, ("untrained", "start", "trained"), device="cpu", order=1)
-    assert list(records) == [(*key, s) for key in runs for s in ("untrained", "start", "trained")]
+@pytest.fixture(scope="module")
+def scored(runs):
+    return run_curves(runs, TINY, STATES, device="cpu", order=1)
+
+
+def test_curves_of_runs_are_those_of_their_models(runs, scored):
+    table, records = scored
+    assert list(records) == [(*key, state) for key in runs for state in STATES]
     rows = table[table["index"] == "si"].set_index(["variant", "seed", "state", "layer"])["value"]
     for key, run in runs.items():
         models = {"start": run.training.start(), "trained": run.model}
         for state, model in models.items():
-            index = si_of(model, "layer2", SMALL)
+            index = si_of(model, "layer2")
             assert rows[(*key, state, "layer2")] == index.si()
             assert records[(*key, state)]["layer2"].value("si") == index.si()
     sources = table.set_index("state")["weights"]
     assert sources["trained"].str.startswith("trained here: fast, 1 epochs of 50 images").all()
     assert sources["start"].str.startswith("random initialization, seed").all()
+    pooled, grids = run_curves({("resnet18", 1): runs["resnet18", 1]}, TINY, pool=2, device="cpu")
+    assert pooled["pool"].eq("2×2").all()
+    assert list(grids["resnet18", 1, "trained"]) == list(records["resnet18", 1, "trained"])
     with pytest.raises(ValueError, match="states must be of untrained, start, trained"):
-        run_curves(runs, FEW, ["trianed"])
+        run_curves(runs, TINY, ["trianed"])
 
 
-def test_variants_are_compared_image_by_image_for_each_seed(runs):
-    _, records = run_curves(runs, FEW, device="cpu")
+def test_variants_are_compared_image_by_image_for_each_seed(runs, scored):
+    records = scored[1]
     tests = compare_variants(records, *SHORTCUTS)
     assert len(tests) == 2 * 6  # seeds, stages of ResNet18
-    first, second = (si_of(runs[v, 2].model, "layer3", SMALL) for v in SHORTCUTS)
+    first, second = (si_of(runs[v, 2].model, "layer3") for v in SHORTCUTS)
     found = compare(first.record(lists=True), second.record(lists=True))
     row = tests.query("seed == 2 and layer == 'layer3'").iloc[0]
     assert (row["first"], row["second"], row["wins"]) == (first.si(), second.si(), found.wins)
@@ -159,14 +170,14 @@ def test_variants_are_compared_image_by_image_for_each_seed(runs):
     assert (effects["lowest"], effects["highest"]) == (both.min(), both.max())
 
 
-def test_steps_of_variants_are_from_their_first_stage_to_the_second(runs):
-    _, records = run_curves(runs, FEW, ("start", "trained"), device="cpu")
+def test_steps_of_variants_are_from_their_first_stage_to_the_second(runs, scored):
+    records = scored[1]
     steps = variant_steps(records)
     assert steps[["variant", "seed", "state"]].apply(tuple, axis=1).tolist() == list(records)
     row = steps.query("variant == 'resnet18' and seed == 1 and state == 'trained'").iloc[0]
     model = runs["resnet18", 1].model
-    assert row["before"] == si_of(model, "maxpool", SMALL).si()
-    assert row["after"] == si_of(model, "layer1", SMALL).si()
+    assert row["before"] == si_of(model, "maxpool").si()
+    assert row["after"] == si_of(model, "layer1").si()
 
 
 def test_each_variant_changes_one_thing_and_has_a_name_of_its_own():

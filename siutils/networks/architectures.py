@@ -124,7 +124,7 @@ class _PlainStage1(tvm.EfficientNet):
 
 
 def _variant(kind: type[_StrideOne] | type[_PlainStage1], num_classes: int) -> nn.Module:
-    model = _efficientnet_v2_s(num_classes)
+    model: Any = _efficientnet_v2_s(num_classes)
     model.__class__ = kind  # by its name the record of a training tells the variants apart
     model.change()
     return model

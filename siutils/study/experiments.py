@@ -65,7 +65,8 @@ def _scored(
         options = {"transform": transform, "interval": True, **how}
         scores = layer_scores(model, data.images, data.labels, names, **options)
         parts.append(pd.concat([pd.DataFrame(facts, scores.table.index), scores.table], axis=1))
-        records[tuple(facts.values())] = scores.of()
+        own = {key[0]: record for key, record in scores.records.items() if key[2] == "train"}
+        records[tuple(facts.values())] = own
     return pd.concat(parts, ignore_index=True), records
 
 
@@ -165,7 +166,7 @@ def run_curves(
     runs: Mapping[tuple[str, int], Trained],
     data: ImageSet,
     states: Sequence[str] = ("trained",),
-    layers: str = "stages",
+    layers: str | Sequence[str] = "stages",
     **how: Any,
 ) -> tuple[pd.DataFrame, Records]:
     """Layer curves of trainings, before and after them.
@@ -175,8 +176,8 @@ def run_curves(
         data: images to be scored.
         states: ``"untrained"`` (random weights), ``"start"`` (what the training started from),
             ``"trained"``.
-        layers: ``"stages"``, see `stage_layers`, or ``"blocks"``.
-        how: ``device``, ``cache``, ``order`` and ``test`` of `siutils.layer_curve`.
+        layers: ``"stages"``, see `stage_layers`, ``"blocks"``, or names.
+        how: ``device``, ``cache``, ``order``, ``test`` and one ``pool`` of `siutils.layer_curve`.
 
     Returns:
         DataFrame: ``variant, seed, state, weights`` and the columns of `siutils.layer_curve`; and

@@ -44,7 +44,8 @@ def _of_ranking(images: ImageSet, given: Mapping[str, Any]) -> list[Training]:
     options = (*given["shortcut_plan"], given["shortcut_dtype"], transform)
     shortcuts = variant_trainings(images, SHORTCUTS, seeds, *options)
     pairs = given["transfer_networks"], given["transfer_sizes"]
-    candidates = candidate_trainings(images, *pairs, *given["transfer_plan"], seed)
+    per_class, epochs = given["transfer_plan"]
+    candidates = candidate_trainings(images, *pairs, per_class, epochs, seed)
     return [*ranked.values(), *shortcuts.values(), *candidates.values()]
 
 
@@ -56,10 +57,12 @@ def _of_curves(images: ImageSet, given: Mapping[str, Any]) -> list[Training]:
     size, epochs = given["tuned_plan"]
     tuned = curve | {"weights": "imagenet", "size": size, "epochs": epochs, "recipe": "fast"}
     seeds = range(seed, seed + given["variant_seeds"])
-    variants = variant_trainings(images, STAGES, seeds, *given["variant_plan"], dtype, transform)
+    options = (*given["variant_plan"], dtype, transform)
+    variants = variant_trainings(images, STAGES, seeds, *options)
     names, per_class = ["resnet18", "vgg16"], given["curve_train_per_class"]
-    how = {"recipe": "fast", "dtypes": 2 * [dtype], "epochs": 2 * [given["other_epochs"]]}
-    how |= {"train_per_class": per_class, "transform": transform, "seed": seed}
+    how: dict[str, Any] = {"recipe": "fast", "dtypes": 2 * [dtype]}
+    how |= {"epochs": 2 * [given["other_epochs"]], "seed": seed}
+    how |= {"train_per_class": per_class, "transform": transform}
     others = ranking_trainings({"trained": images}, names, **how)
     return [
         curve_training(images, given["curve_network"], **curve),

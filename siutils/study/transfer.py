@@ -190,7 +190,11 @@ def transfer_correlations(
     judged = pd.DataFrame(rows)
     for end in ("", "_low", "_high"):
         judged[f"regret_points{end}"] = 100 * judged.get(f"top1_regret{end}", np.nan)
-    within = transfer_within(table, judged["score"]).groupby(["score", "within"])["kendall"].mean()
+    within = (
+        transfer_within(table, judged["score"].tolist())
+        .groupby(["score", "within"])["kendall"]
+        .mean()
+    )
     for column in WITHIN:
         judged[f"within_{column}"] = judged["score"].map(within.unstack()[column])
     measures = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
@@ -289,7 +293,7 @@ def _words(name: str) -> str:
 
 
 def _scores(table: pd.DataFrame) -> list[str]:
-    before = table.loc[:, :"fine_tuned_accuracy"].columns[:-1]  # type: ignore[misc]
+    before = table.loc[:, :"fine_tuned_accuracy"].columns[:-1]
     return [column for column in before if column != "network"]
 
 
