@@ -9,7 +9,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from siutils import __version__
-from siutils.commands.folders import REPORT_CODES, add_layers, add_rank, failed
+from siutils.commands.folders import (
+    REPORT_CODES,
+    Commands,
+    Parser,
+    add_layers,
+    add_rank,
+    failed,
+    say,
+)
 from siutils.commands.train import add_profile, add_train, show_plan
 
 if TYPE_CHECKING:
@@ -40,7 +48,7 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="siutils",
         description="How well does a representation separate the classes, and where in the "
         "network does that happen?",
@@ -60,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_report(commands: Commands) -> None:
     parser = commands.add_parser(
         "report",
         help="run the notebooks and write an HTML report",
@@ -102,7 +110,7 @@ def _report(options: argparse.Namespace) -> int:
     try:
         if options.check is not None:
             run = check_report(options.check)
-            print(f"{options.check}: run {run['run']}, complete, {len(run['files'])} files")
+            say(f"{options.check}: run {run['run']}, complete, {len(run['files'])} files")
             return 0
         if not options.notebooks and not options.quiet:
             parameters = profile_parameters(options.profile, settings=options.settings)
@@ -118,11 +126,11 @@ def _report(options: argparse.Namespace) -> int:
         )
     except ReportError as error:
         return failed("report", str(error), error.exit_code)
-    print(index)
+    say(str(index))
     return 0
 
 
-def _add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_score(commands: Commands) -> None:
     parser = commands.add_parser(
         "score",
         help="print the Separation Index family of features in a file",

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from siutils.data import ImageFiles
@@ -42,8 +42,25 @@ _WEIGHTS = "its best published weights, a name such as IMAGENET1K_V1, a state_di
 
 def failed(command: str, message: str, code: int) -> int:
     """Prints in one line what went wrong and returns the exit code."""
-    print(f"siutils {command}: error: {message}", file=sys.stderr)
+    say(f"siutils {command}: error: {message}", sys.stderr)
     return code
+
+
+def say(line: str, file: TextIO | None = None) -> None:
+    """Prints a line at once; whatever it holds, it stays one line without terminal commands."""
+    if not line.isprintable():
+        from siutils.core import visible  # late, since it takes torch along
+
+        line = visible(line)
+    print(line, file=file, flush=True)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages may repeat what it was given."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        for line in message.splitlines():
+            say(line, file or sys.stderr)
 
 
 def add_rank(commands: Commands) -> None:
@@ -215,7 +232,7 @@ def _page(name: str, options: argparse.Namespace, check: Callable[[], Mapping[st
         return failed(name, f"{error.reason}{kept} (details: {place})", 2)
     except ReportError as error:
         return failed(name, str(error), error.exit_code)
-    print(index)
+    say(str(index))
     return 0
 
 

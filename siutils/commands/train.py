@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from siutils.commands.folders import Commands, failed
+from siutils.commands.folders import Commands, failed, say
 
 if TYPE_CHECKING:
     from siutils.study import Training
@@ -76,9 +76,9 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _run(training: Training, device: str) -> None:
-    history = training.run(device, progress=lambda line: print(line, flush=True)).history
+    history = training.run(device, progress=say).history
     best, n = history["val_accuracy"].max(), len(training.val)
-    print(f"{training.name}: {best:.2%} of {n:,} validation images are right", flush=True)
+    say(f"{training.name}: {best:.2%} of {n:,} validation images are right")
 
 
 def show_plan(parameters: Mapping[str, Any], only: Sequence[str] = ()) -> list[Training]:
@@ -109,7 +109,7 @@ def show_plan(parameters: Mapping[str, Any], only: Sequence[str] = ()) -> list[T
         minutes = training.minutes(parameters["device"])
         total += minutes
         left = f"about {minutes:.0f} min left" if minutes else "finished"
-        print(f"{training.name}: {epochs} × {n:,} images, {left}", file=sys.stderr, flush=True)
+        say(f"{training.name}: {epochs} × {n:,} images, {left}", sys.stderr)
     if total:
-        print(f"all trainings: about {total / 60:.1f} h left", file=sys.stderr, flush=True)
+        say(f"all trainings: about {total / 60:.1f} h left", sys.stderr)
     return wanted

@@ -1,12 +1,15 @@
 """Executed notebooks as offline HTML pages, and the index page of a report.
 
 A page holds everything it shows: formulas become MathML, images are data URIs, and a content
-security policy forbids every request. What would still need another file or host is an error.
+security policy forbids every request and every script but the page's own, by its hash. What would
+still load or run something is an error.
 """
 
 from __future__ import annotations
 
+import base64
 import copy
+import hashlib
 import html
 import re
 from collections.abc import Iterator, Sequence
@@ -23,6 +26,8 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
 
+from siutils.core import in_html, visible
+
 TEMPLATES = Path(__file__).parent / "templates"
 # LaTeX that latex2mathml gets wrong, and what it gets right.
 _REWRITTEN = {
@@ -30,6 +35,9 @@ _REWRITTEN = {
     r"\mathbb{1}": "\N{MATHEMATICAL DOUBLE-STRUCK DIGIT ONE}",
     r"\arg": r"\operatorname{arg}",
 }
+SCRIPT = (TEMPLATES / "page.js").read_text(encoding="utf-8")  # the only one that a page may run
+_ACTIVE = {"script", "form", "iframe", "frame", "frameset", "object", "embed", "applet", "base"}
+_LINKS = {"href", "xlink:href", "action", "formaction", "values", "from", "to", "by"}
 # nbconvert writes this text where a notebook gives none.
 _NO_ALT = "No description has been provided for this image"
 
@@ -82,10 +90,14 @@ class Heading:
 
 
 class _Renderer(IPythonRenderer):
-    """Markdown to HTML with MathML and headings that the table of contents can link."""
+    """Markdown to HTML with MathML and headings that the table of contents can link.
 
-    def __init__(self) -> None:
-        super().__init__(escape=False)
+    In computed Markdown, which may hold names, HTML, images and what is no formula stay text.
+    """
+
+    def __init__(self, computed: bool = False) -> None:
+        super().__init__(escape=False, allow_harmful_protocols=False)
+        self.computed = computed
         self.headings: list[Heading] = []
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
@@ -99,14 +111,28 @@ class _Renderer(IPythonRenderer):
         link = f'<a class="anchor" href="#{anchor}" aria-label="Link to this section">#</a>'
         return f'<h{level} id="{anchor}">{text}{link if level > 1 else ""}</h{level}>\n'
 
-    def inline_math(self, body: str) -> str:
-        return mathml(body)
+    def block_html(self, html: str) -> str:
+        return f"<p>{in_html(html)}</p>" if self.computed else str(super().block_html(html))
+
+    def inline_html(self, html: str) -> str:
+        return in_html(html) if self.computed else str(super().inline_html(html))
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        return in_html(text) if self.computed else str(super().image(text, url, title))
+
+    def inline_math(self, body: str, display: str = "inline") -> str:
+        try:
+            return mathml(body, display)
+        except ValueError:
+            if self.computed:
+                return in_html(f"${body}$")
+            raise
 
     def block_math(self, body: str) -> str:
-        return mathml(body, display="block")
+        return self.inline_math(body, display="block")
 
     def latex_environment(self, name: str, body: str) -> str:
-        return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", display="block")
+        return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
 
 
 def mathml(formula: str, display: str = "inline") -> str:
@@ -128,7 +154,7 @@ def mathml(formula: str, display: str = "inline") -> str:
     unknown = re.search(r"\\[A-Za-z]+", re.sub(r"<[^>]*>", " ", converted))
     if unknown:
         raise ValueError(f"formula ${formula.strip()}$: {unknown[0]} has no MathML")
-    alternative = html.escape(" ".join(formula.split()))
+    alternative = in_html(" ".join(formula.split()))
     return converted.replace("<math ", f'<math alttext="{alternative}" ', 1)
 
 
@@ -150,13 +176,17 @@ def notebook_page(
         ValueError: If a formula cannot be converted, an image has no alt text, or the page would
             load a file.
     """
-    renderer = _Renderer()
+    renderer, computed = _Renderer(), _Renderer(computed=True)
+    computed.headings = renderer.headings
     exporter = nbconvert.HTMLExporter(
         template_name="siutils",
         extra_template_basedirs=[str(TEMPLATES)],
         exclude_input_prompt=True,
         exclude_output_prompt=True,
-        filters={"markdown2html": MarkdownWithMath(renderer=renderer).render},
+        filters={
+            "markdown2html": MarkdownWithMath(renderer=renderer).render,
+            "computed2html": MarkdownWithMath(renderer=computed).render,
+        },
     )
     body, _ = exporter.from_notebook_node(_with_parameters(notebook, parameters))
     title_in_body = any(heading.level == 1 for heading in renderer.headings)
@@ -195,7 +225,7 @@ def index_page(frame: Frame, facts: Sequence[tuple[str, str]], title: str, lead:
 
 
 def check_page(page: str, name: str) -> None:
-    """Refuses a page that would load a file or host, or that has an image without alt text.
+    """Refuses a page that would load, run or send anything, or has an image without alt text.
 
     Raises:
         ValueError: Naming the page and the first offender.
@@ -206,16 +236,23 @@ def check_page(page: str, name: str) -> None:
         ...
     ValueError: a.html: <script> would load https://example.org/x.js; a page must hold all it shows
     """
-    soup = BeautifulSoup(page, "html.parser")
-    for tag in soup.find_all(True):
+    for tag in BeautifulSoup(page, "html.parser").find_all(True):
         for address in _loaded(tag):
             if not address.strip().startswith(("data:", "#")):
                 raise ValueError(
                     f"{name}: <{tag.name}> would load {address[:80]}; a page must hold all it shows"
                 )
-    for image in soup.find_all("img"):
-        if str(image.get("alt", "")).strip() in {"", _NO_ALT}:
-            source = str(image.get("src", ""))[:40]
+        if tag.name in _ACTIVE and (tag.name != "script" or tag.get_text() != SCRIPT):
+            raise ValueError(f"{name}: <{tag.name}> is not allowed; a page runs nothing")
+        if str(tag.get("http-equiv", "")).strip().lower() == "refresh":
+            raise ValueError(f"{name}: <{tag.name} http-equiv=refresh> would open another page")
+        for attribute, value in tag.attrs.items():
+            target = re.sub(r"[\x00-\x20]", "", str(value)).lower()
+            link = attribute in _LINKS and re.search("(java|vb)script:|data:text", target)
+            if attribute.lower().startswith("on") or link:
+                raise ValueError(f"{name}: <{tag.name} {attribute}=…> would run a script")
+        if tag.name == "img" and str(tag.get("alt", "")).strip() in {"", _NO_ALT}:
+            source = str(tag.get("src", ""))[:40]
             raise ValueError(f"{name}: image {source} has no alt text; show it with Results.figure")
 
 
@@ -248,8 +285,8 @@ def _tags(cell: NotebookNode) -> list[str]:
 
 def _parameter_table(parameters: Sequence[tuple[str, str, str]]) -> str:
     rows = "".join(
-        f"<tr><td><code>{html.escape(name)}</code></td><td>{html.escape(value)}</td>"
-        f"<td>{html.escape(text)}</td></tr>"
+        f"<tr><td><code>{in_html(name)}</code></td><td>{in_html(value)}</td>"
+        f"<td>{in_html(text)}</td></tr>"
         for name, value, text in parameters
     )
     return (
@@ -261,7 +298,13 @@ def _parameter_table(parameters: Sequence[tuple[str, str, str]]) -> str:
 
 def _page(template: str, frame: Frame, **values: Any) -> str:
     loader = jinja2.FileSystemLoader(TEMPLATES)
-    environment = jinja2.Environment(loader=loader, autoescape=True)
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else visible(value),
+    )
+    digest = hashlib.sha256(SCRIPT.encode()).digest()
+    values |= {"script": Markup(SCRIPT), "script_hash": base64.b64encode(digest).decode()}
     return environment.get_template(template).render(frame=frame, code_css=_code_css(), **values)
 
 

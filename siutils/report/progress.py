@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from siutils.core import visible
+
 
 class Progress:
     """Tells which cell of a notebook runs and for how long.
@@ -68,7 +70,7 @@ class Progress:
             self._told = told
 
     def _write(self, state: str, last: bool = False) -> None:
-        line = f"{self.name}  {state}  {clock(time.monotonic() - self._start)}"
+        line = f"{visible(f'{self.name}  {state}')}  {clock(time.monotonic() - self._start)}"
         if self._live:
             line = f"\r\x1b[K{line}"
         sys.stderr.write(line if self._live and not last else line + "\n")

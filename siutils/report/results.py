@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from siutils.core import home_dir, write_file
+from siutils.core import home_dir, in_csv, in_html, write_file
 from siutils.report.folder import read_run
 
 if TYPE_CHECKING:
@@ -146,9 +146,13 @@ class Results:
             raise ValueError(f"frame: table {name!r} has no row or no column")
         if any(level is not None for level in frame.index.names):
             frame = frame.reset_index()
-        write_file(self.folder / "tables" / f"{name}.csv", frame.to_csv(index=False))
+        stored = frame.apply(lambda c: c if pd.api.types.is_numeric_dtype(c) else c.map(in_csv))
+        content = stored.rename(columns=in_csv).to_csv(index=False)
+        write_file(self.folder / "tables" / f"{name}.csv", content)
         shown = frame if show is None else frame[list(show)]
-        about = {"caption": caption} | ({"show": list(show)} if show else {})
+        about = {"caption": caption} | (
+            {"show": [in_csv(column) for column in show]} if show else {}
+        )
         self._record["tables"][f"{name}.csv"] = about
         self._save()
         if len(shown.columns):
@@ -157,8 +161,11 @@ class Results:
             self.text(f"{caption} Stored as `tables/{name}.csv`.")
 
     def text(self, markdown: str) -> None:
-        """Shows Markdown computed from the results; ``$…$`` is a formula."""
-        _show("text/markdown", markdown, markdown)
+        """Shows Markdown computed from the results; ``$…$`` is a formula.
+
+        Names in it belong into `siutils.core.in_markdown`; HTML is shown as it is written.
+        """
+        _show("text/markdown", markdown, html.unescape(markdown))
 
     def progress(self, line: str) -> None:
         """Tells whoever waits for the notebook what it is doing; nothing of it is stored."""
@@ -222,10 +229,10 @@ def figure_html(source: str, alt: str, caption: str = "", width: int | None = No
     """
     style = f"width:{width}px;" if width else ""
     image = (
-        f'<img src="{html.escape(source)}" alt="{html.escape(alt)}" '
+        f'<img src="{in_html(source)}" alt="{in_html(alt)}" '
         f'style="{style}max-width:100%;height:auto">'
     )
-    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    below = f"<figcaption>{in_html(caption)}</figcaption>" if caption else ""
     return f'<figure class="siutils-figure">{image}{below}</figure>'
 
 
@@ -243,11 +250,11 @@ def table_html(frame: pd.DataFrame, caption: str = "") -> str:
     def row(tag: str, texts: list[str]) -> str:
         style = [' style="text-align:left"' if is_left else "" for is_left in left]
         pairs = zip(texts, style, strict=True)
-        return "<tr>" + "".join(f"<{tag}{s}>{html.escape(t)}</{tag}>" for t, s in pairs) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}{s}>{in_html(t)}</{tag}>" for t, s in pairs) + "</tr>"
 
     head = row("th", [_column_title(name) for name in frame.columns])
     body = "".join(row("td", list(texts)) for texts in zip(*cells, strict=True))
-    above = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    above = f"<figcaption>{in_html(caption)}</figcaption>" if caption else ""
     return (
         f'<figure class="siutils-table">{above}<div style="overflow-x:auto"><table>'
         f"<thead>{head}</thead><tbody>{body}</tbody></table></div></figure>"

@@ -247,7 +247,7 @@ def _check_plan(values: Mapping[str, Any], own: bool) -> None:
 
 def _key(runs: list[NotebookRun], about: Mapping[str, Any]) -> str:
     """Hash of what a run consists of: notebooks, parameters, code, versions, folders of data."""
-    code = [p for p in sorted(PACKAGE.rglob("*.*")) if p.suffix in (".py", ".j2", ".css", ".csv")]
+    code = [p for p in sorted(PACKAGE.rglob("*.*")) if p.suffix != ".pyc" and p.is_file()]
     names = tuple(run.name for run in runs)
     places = str(data_dir()), str(trainings_dir())
     versions = environment_facts()["versions"]
@@ -324,7 +324,8 @@ def _entry(run: NotebookRun, target: Path | None = None) -> Entry:
         )
     if target and run.main_table:
         about = run.record.get("tables", {}).get(Path(run.main_table).name, {})
-        frame = pd.read_csv(target / run.main_table)
+        # an empty cell is no value, a class called NA is one
+        frame = pd.read_csv(target / run.main_table, keep_default_na=False, na_values=[""])
         table = table_html(frame[about.get("show", list(frame))], about.get("caption", ""))
     return Entry(
         name=run.name,
