@@ -3,7 +3,7 @@ PROFILE ?= quick
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: report train test lint lab api figures bench lock clean
+.PHONY: report train test wheel lowest lint lab api figures bench lock clean
 
 # TRAININGS=<folder>: take finished trainings from there, where they reproduce their accuracy.
 report train: .venv/ready
@@ -11,6 +11,13 @@ report train: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# The wheel alone, with its dependencies as they are today, or in the lowest versions declared.
+wheel: .venv/ready
+	.ci/try
+
+lowest: .venv/ready
+	.ci/try --resolution lowest-direct
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -43,8 +50,8 @@ bench: .venv/ready
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes \
-		--requirement requirements.lock
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+		--build-constraints requirements.lock --requirement requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --build-constraints requirements.lock --editable .
 	touch $@
 
 lock: .venv/ready

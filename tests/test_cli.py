@@ -186,6 +186,11 @@ def test_an_unexpected_error_of_score_is_one_line_and_code_1(samples, capsys, mo
     assert error_of("score", capsys).endswith("error: unexpected MemoryError: no room")
 
 
+def test_python_runs_the_package_as_the_command(capsys):
+    words = [sys.executable, "-m", "siutils", "--version"]
+    assert subprocess.check_output(words, text=True) == f"siutils {__version__}\n"
+
+
 def test_help_imports_nothing_slow():
     code = "import sys; from siutils.commands import main\ntry: main(['score', '--help'])\nexcept "
     code += "SystemExit: print(sorted({'torch', 'numpy', 'pandas'} & sys.modules.keys()))"

@@ -390,6 +390,33 @@ def test_a_second_run_is_refused_by_name_and_process(tmp_path):
         assert read_run(tmp_path / "out.unfinished")["parameters"]["seed"] == 7
 
 
+HALF = """\
+import time; from siutils.core.files import replacing; from pathlib import Path
+with replacing(Path(output_dir, 'tables', 'a.csv')) as temporary:
+    temporary.write_text('half')
+    Path(output_dir, 'pid').write_text('1')
+    time.sleep(300)"""
+COMMAND = """\
+import signal, sys; from siutils.commands import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs lack
+sys.exit(main(['report', '--notebooks', sys.argv[1], '--output', sys.argv[1] + '/out']))"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_end_by_signal_leaves_no_traceback_and_no_temporary_file(tmp_path, number, code):
+    one_notebook(tmp_path, HALF, parameters="output_dir: str = ''")
+    words = [sys.executable, "-c", COMMAND, str(tmp_path)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        wait_for((tmp_path / "out.unfinished" / "pid").exists)
+        assert list(tmp_path.rglob("*.tmp"))
+        process.send_signal(number)
+        errors = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == code
+    assert errors[-1] in ("siutils report: error: interrupted", "siutils report: error: terminated")
+    assert all(line.startswith("01_one  ") for line in errors[:-1]), errors
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 SECOND = """\
 from pathlib import Path
 first, last = (Path(output_dir, 'tables', name) for name in ('1.csv', '2.csv'))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+import logging
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from siutils import __version__
@@ -42,7 +45,7 @@ exit codes:
   0  the table is printed
   1  unexpected error
   2  wrong usage, or a file that does not hold what it should
-130  interrupted
+130  interrupted; 143 terminated
 """
 
 
@@ -62,10 +65,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_layers(commands)
     options = parser.parse_args(arguments)
     try:
-        code: int = options.run(options)
-    except KeyboardInterrupt:
-        return failed(options.command, "interrupted", 130)
+        with _orderly_end():
+            code: int = options.run(options)
+    except KeyboardInterrupt as error:  # as an error it ends kernels and removes temporary files
+        logging.getLogger("asyncio").disabled = True  # reports tasks that now have no kernel
+        return failed(options.command, *(error.args or ("interrupted", 130)))
     return code
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Makes SIGTERM, which else ends Python on the spot, an error like Ctrl-C."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt("terminated", 143)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _add_report(commands: Commands) -> None:

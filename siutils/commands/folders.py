@@ -29,7 +29,7 @@ exit codes:
   7  a cell raised an error
   8  a cell did not run, a promised file is missing, or a checked folder is not one whole run
   9  a notebook cannot be shown as an offline page
-130  interrupted
+130  interrupted; 143 terminated
 """
 _PAGE_CODES = REPORT_CODES.replace(
     "wrong usage, unknown profile, unknown or mistyped parameter",

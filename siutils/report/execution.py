@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 KERNEL = "python3"
+_KERNEL_CONFIG = {
+    "KernelManager": {"transport_encryption": "auto"},
+    # a kernel that is told to end in the middle of a cell would log a traceback
+    "NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=CRITICAL"]},
+}
 
 
 class OutputError(ReportError):
@@ -169,7 +174,7 @@ def execute(run: NotebookRun, target: Path, timeout_s: float | None, show: bool)
                 progress_bar=False,
                 start_timeout=120,
                 iopub_timeout=120,
-                config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+                config=Config(_KERNEL_CONFIG),
                 timeout_func=lambda _: timeout_s and max(0.1, start + timeout_s - time.monotonic()),
                 on_cell_start=progress.cell_started,
             )

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from siutils.core import CannotWrite, write_file
+from siutils.core import CannotWrite, cache_dir, remove_leftovers, write_file
 from siutils.report.execution import IncompleteError, OutputError
 
 
@@ -77,6 +77,9 @@ def unfinished(
         save_run(work, run)
         yield work, run
     finally:
+        for place in (work, cache_dir()):  # where a kernel that was killed left half a file
+            for folder in {file.parent for file in place.rglob("*.tmp")}:
+                remove_leftovers(folder)
         if _is_at(lock, work) and not files_in(work):
             shutil.rmtree(work)  # nothing was done
         os.close(lock)
