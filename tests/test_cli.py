@@ -219,9 +219,12 @@ def test_train_shows_how_long_it_will_take(tmp_path, monkeypatch, capsys):
     assert main(["train", "--profile", "tiny", "--plan"]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("efficientnet_b0, pretrained: 1 × 40 images, about 0 min left")
-    assert len(lines) == 4
+    assert len(lines) == 14 + 1
     assert lines[-1] == "all trainings: about 0.0 h left"
-    assert main(["train", "--profile", "tiny", "--only", "resnet"]) == 2
+    monkeypatch.setattr(command_train, "LONG", 500)  # all together have more, none by itself
+    assert main(["train", "--profile", "tiny", "--plan"]) == 0
+    assert len(capsys.readouterr().err.splitlines()) == 14 + 1
+    assert main(["train", "--profile", "tiny", "--only", "squeezenet"]) == 2
     assert (
-        "no training begins with 'resnet'; there are: efficientnet_b0," in capsys.readouterr().err
+        "no training begins with 'squeezenet'; there are: efficientnet_b0," in capsys.readouterr().err
     )

@@ -59,16 +59,16 @@ def transfer_experiment(
         ``n_classes, epochs, n_test, order, seed, weights``.
 
     Raises:
-        KeyError: a network whose accuracy on ImageNet is not known here.
+        ValueError: no candidate, or a network whose accuracy on ImageNet is not known here.
         ValueError, RuntimeError, OSError: as `transfer_scores` and `Training.run`.
 
     >>> transfer_experiment({}, None)
     Traceback (most recent call last):
         ...
-    ValueError: candidates must hold at least one training
+    ValueError: candidates must be of efficientnet_lite0, efficientnet_lite1, efficientnet_lite2
     """
-    if not candidates:
-        raise ValueError("candidates must hold at least one training")
+    if not candidates or {network for network, _ in candidates} - set(IMAGENET_TOP1):
+        raise ValueError(f"candidates must be of {', '.join(IMAGENET_TOP1)}")
     rows = []
     for (network, size), training in candidates.items():
         model: Any = create_model(network, None, training.weights).eval()
@@ -190,13 +190,10 @@ def transfer_correlations(
     judged = pd.DataFrame(rows)
     for end in ("", "_low", "_high"):
         judged[f"regret_points{end}"] = 100 * judged.get(f"top1_regret{end}", np.nan)
-    within = (
-        transfer_within(table, judged["score"].tolist())
-        .groupby(["score", "within"])["kendall"]
-        .mean()
-    )
+    groups = transfer_within(table, judged["score"].tolist()).groupby(["score", "within"])
+    within = groups["kendall"].mean().unstack()
     for column in WITHIN:
-        judged[f"within_{column}"] = judged["score"].map(within.unstack()[column])
+        judged[f"within_{column}"] = judged["score"].map(within[column])
     measures = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
     columns = ["score", "kind", *measures, "null_low", "null_high", *judged.filter(like="within_")]
     judged = judged.reindex(columns=columns).assign(n_candidates=len(table))
@@ -248,10 +245,11 @@ def transfer_answer(judged: pd.DataFrame) -> str:
     - **A free baseline wins**: input size orders the candidates better than any score.
     """
     judged = judged.dropna(subset="weighted_kendall")
+    judged = judged.assign(score=judged["score"].str.replace("_", " "))
     if judged.empty:
         return "All candidates are equally good, or equally scored: there is nothing to foretell."
     best = judged.drop_duplicates("kind").set_index("kind")
-    shown = judged.query("weighted_kendall > null_high + 1e-9")["score"].map(_words)
+    shown = judged.query("weighted_kendall > null_high + 1e-9")["score"]
     lines = [f"Best {kind}: {_told(row)}" for kind, row in best.iterrows()]
     lines += [
         f"Of {judged['n_candidates'].iloc[0]} candidates, random rankings reach a weighted τ of "
@@ -265,11 +263,11 @@ def transfer_answer(judged: pd.DataFrame) -> str:
 
 def _winner(free: pd.Series, paid: pd.DataFrame) -> str:
     ahead = paid[paid["weighted_kendall"] > free["weighted_kendall"]]
-    name, best = _words(free["score"]), paid["weighted_kendall"].max()
+    name, best = free["score"], paid["weighted_kendall"].max()
     if ahead.empty:
         how = "as well as the best" if best == free["weighted_kendall"] else "better than any"
         return f"**A free baseline wins**: {name} orders the candidates {how} score."
-    others = ", ".join(ahead["score"].map(_words))
+    others = ", ".join(ahead["score"])
     si = "SI is" if "si" in set(ahead["score"]) else "SI is not"
     return f"Ahead of the best free baseline, {name}: {others}. {si} among them."
 
@@ -280,16 +278,12 @@ def _told(row: pd.Series) -> str:
     within = (("size", row["within_input_size"]), ("network", row["within_network"]))
     parts = [f"{tau:+.2f} within a {what}" for what, tau in within if not np.isnan(tau)]
     return (
-        f"{_words(row['score'])}, weighted τ = {row['weighted_kendall']:+.2f} ({span}); the "
+        f"{row['score']}, weighted τ = {row['weighted_kendall']:+.2f} ({span}); the "
         f"candidate that it puts first ends {row['regret_points']:.1f} points below the best"
         + "; Kendall's τ is " * bool(parts)
         + " and ".join(parts)
         + "."
     )
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _scores(table: pd.DataFrame) -> list[str]:
