@@ -226,5 +226,6 @@ def test_train_shows_how_long_it_will_take(tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 14 + 1
     assert main(["train", "--profile", "tiny", "--only", "squeezenet"]) == 2
     assert (
-        "no training begins with 'squeezenet'; there are: efficientnet_b0," in capsys.readouterr().err
+        "no training begins with 'squeezenet'; there are: efficientnet_b0,"
+        in capsys.readouterr().err
     )
