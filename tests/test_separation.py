@@ -108,7 +108,7 @@ X, Y = random_data(n=10)
         (X[:1], Y[:1], ValueError, "features has 1 sample"),
         (X.astype(complex), Y, TypeError, "features must be real"),
         ([["a"]], Y, TypeError, "features must be real numbers"),
-        (X, Y + 0.5, TypeError, r"labels must be integers or names; labels\[0\] is 0.5"),
+        (X, Y + 0.5, TypeError, "labels must be integers or names; labels"),
         (X, Y[:, None].repeat(2, 1), ValueError, r"labels must have shape \(N,\)"),
         (np.where(X[7, 2] == X, np.nan, X), Y, ValueError, "features must be finite; row 7"),
         (np.where(X[3, 0] == X, np.inf, X), Y, ValueError, "features must be finite; row 3"),

@@ -57,9 +57,11 @@ def as_labels(values: Any, argument: str = "labels") -> Labels:
     """
     if isinstance(values, Labels):
         return values
+    array = _array(values, argument)
+    if array.dtype.kind == "i" or (array.dtype.kind == "u" and array.dtype.itemsize < 8):
+        return Labels(torch.from_numpy(array.astype(np.int64)))
     import pandas as pd
 
-    array = _array(values, argument)
     missing = pd.isna(array)
     kind = pd.api.types.infer_dtype(array[~missing])
     if kind in ("string", "bytes"):
