@@ -30,6 +30,10 @@ class Labels:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def copy(self) -> Labels:
+        """The same labels, whatever the caller changes afterwards."""
+        return Labels(self.codes.clone(), self.names)
+
     def values(self, codes: Any) -> np.ndarray:
         """The labels behind codes, as the caller gave them: a NumPy array of the same shape."""
         codes = np.asarray(codes)
@@ -59,7 +63,8 @@ def as_labels(values: Any, argument: str = "labels") -> Labels:
         return values
     array = _array(values, argument)
     if array.dtype.kind == "i" or (array.dtype.kind == "u" and array.dtype.itemsize < 8):
-        return Labels(torch.from_numpy(array.astype(np.int64)))
+        # not copied, as they may be as many as no memory holds; torch warns of read-only ones
+        return Labels(torch.from_numpy(array.astype(np.int64, copy=not array.flags.writeable)))
     import pandas as pd
 
     missing = pd.isna(array)

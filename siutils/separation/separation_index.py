@@ -81,7 +81,7 @@ class SeparationIndex(IndexFamily):
         self.device = resolve_device(device)
         self._columns, file = column_names(features), mapped_file(features)
         self._copy = copy and file is None
-        matrix, self._labels = as_matrix(features, "features"), as_labels(labels, "labels")
+        matrix, self._labels = as_matrix(features, "features"), as_labels(labels, "labels").copy()
         check_same_length(matrix, self._labels, "features", "labels")
         check_finite(matrix, "features")
         if len(matrix) < 2:
@@ -142,7 +142,7 @@ class SeparationIndex(IndexFamily):
         test_features = in_order(test_features, self._columns, "test_features")
         mapped_file(self._file)
         features = as_matrix(test_features, "test_features")
-        labels = as_labels(test_labels, "test_labels")
+        labels = as_labels(test_labels, "test_labels").copy()
         check_same_length(features, labels, "test_features", "test_labels")
         check_finite(features, "test_features")
         if features.shape[1] != self.n_features:
