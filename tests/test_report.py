@@ -341,7 +341,7 @@ def test_a_promised_file_that_is_not_written(tmp_path):
     folder = one_notebook(tmp_path, "x = 1", about={"promises": ["a"]})
     fails(folder, IncompleteError, "promised .*/a is missing")
     (folder / "out.unfinished" / "a").write_text("of an earlier attempt")
-    fails(folder, IncompleteError, "01_one: the promised .*/a is of an earlier run")
+    fails(folder, IncompleteError, "01_one: the promised .*/a is missing")
 
 
 # --- one run or none -----------------------------------------------------------------------------
@@ -530,7 +530,7 @@ def test_files_of_others_are_never_replaced(samples, tmp_path, monkeypatch):
 def test_paths_that_cannot_be_used(samples, tmp_path, monkeypatch):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for output in (tmp_path / "loop", "~nosuch/run", os.fsdecode(b"caf\xe9")):
-        with refused(OutputError, "^output: '.*(cannot be used|is not valid UTF-8)"):
+        with refused(OutputError, "^output: '.*' cannot be used: "):
             run_report(notebooks=samples, output=output)
     gone = tmp_path / "gone"
     gone.mkdir()

@@ -121,32 +121,26 @@ def _add_report(commands: Commands) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     # Imported here: `siutils --version` and `--help` need neither torch nor papermill.
-    from siutils.report import (
-        ReportError,
-        check_report,
-        parse_settings,
-        profile_parameters,
-        run_report,
-    )
+    from siutils import report
 
     try:
         if options.check is not None:
-            run = check_report(options.check)
+            run = report.check_report(options.check)
             say(f"{options.check}: run {run['run']}, complete, {len(run['files'])} files")
             return 0
         if not options.notebooks and not options.quiet:
-            parameters = profile_parameters(options.profile, settings=options.settings)
+            parameters = report.profile_parameters(options.profile, settings=options.settings)
             with suppress(ValueError, FileNotFoundError):  # run_report says what is wrong
                 show_plan(parameters)
-        index = run_report(
+        index = report.run_report(
             options.profile,
             notebooks=options.notebooks,
             output=options.output,
-            parameters=parse_settings(options.settings, options.notebooks),
+            parameters=report.parse_settings(options.settings, options.notebooks),
             timeout_s=options.timeout,
             progress=not options.quiet,
         )
-    except ReportError as error:
+    except report.ReportError as error:
         return failed("report", str(error), error.exit_code)
     say(str(index))
     return 0

@@ -1,7 +1,7 @@
 """One notebook executed by papermill, and the proof that it ran to its end.
 
 papermill returns from a notebook that stopped early and asks for no results, so success means:
-it returned, every code cell has an execution count, each promised file is there and new.
+it returned, every code cell has an execution count, each promised file is there.
 """
 
 from __future__ import annotations
@@ -87,11 +87,24 @@ class NotebookRun:
 
     def resume(self, work: Path, seconds: float) -> None:
         """Takes over what an earlier attempt of the same run completed."""
-        self.executed = read_notebook(work / "notebooks" / self.path.name)
+        self.executed, self.seconds = read_notebook(work / "notebooks" / self.path.name), seconds
+        self.completed(work, "delete this folder")
+
+    def completed(self, work: Path, kept: str) -> None:
+        """Checks that every cell ran and every promised file is there; papermill checks neither."""
+        assert self.executed is not None
+        code = [c for c in self.executed.cells if c.cell_type == "code" and c.source.strip()]
+        missed = sum(cell.execution_count is None for cell in code)
+        if missed:
+            raise IncompleteError(
+                f"{self.name}: {missed} of {len(code)} code cells did not run; {kept}"
+            )
+        for file in (work / name for name in self.promises):
+            if not file.is_file():
+                raise IncompleteError(f"{self.name}: the promised {file} is missing; {kept}")
         record = work / "records" / f"{self.name}.json"
-        self.record = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-        self.seconds = seconds
-        _verify(self, work, 0, "delete this folder")
+        if record.is_file():
+            self.record = json.loads(record.read_text(encoding="utf-8"))
 
     @property
     def about(self) -> dict[str, Any]:
@@ -159,7 +172,9 @@ def execute(run: NotebookRun, target: Path, timeout_s: float | None, show: bool)
 
     partial = target / "notebooks" / f"{run.name}.partial.ipynb"
     write_file(partial, "")
-    started_ns = partial.stat().st_mtime_ns  # the disk's own clock, like the results
+    record = target / "records" / f"{run.name}.json"
+    for file in (record, *(target / name for name in run.promises)):
+        file.unlink(missing_ok=True)  # of an earlier attempt
     start = time.monotonic()
     cells = len(run.source.cells) + bool(run.given)  # papermill adds a cell with the values
     kept = f"partial notebook: {partial}"
@@ -194,10 +209,7 @@ def execute(run: NotebookRun, target: Path, timeout_s: float | None, show: bool)
                 f"{run.name}: the kernel did not start: {one_line(error)}"
             ) from None
     run.seconds = time.monotonic() - start
-    _verify(run, target, started_ns, kept)
-    record = target / "records" / f"{run.name}.json"
-    if _is_fresh(record, started_ns):
-        run.record = json.loads(record.read_text(encoding="utf-8"))
+    run.completed(target, kept)
     partial.replace(partial.with_name(f"{run.name}.ipynb"))
 
 
@@ -236,23 +248,3 @@ def _notes(error: Any) -> str:
 def one_line(text: object, limit: int = 400) -> str:
     line = " ".join(str(text).split())
     return line if len(line) <= limit else f"{line[:limit]}…"
-
-
-def _is_fresh(path: Path, started_ns: int) -> bool:
-    return path.is_file() and path.stat().st_mtime_ns >= started_ns
-
-
-def _verify(run: NotebookRun, target: Path, started_ns: int, kept: str) -> None:
-    """Checks that every cell ran and every promised file is new; papermill checks neither."""
-    assert run.executed is not None
-    code = [c for c in run.executed.cells if c.cell_type == "code" and c.source.strip()]
-    missed = sum(cell.execution_count is None for cell in code)
-    if missed:
-        raise IncompleteError(f"{run.name}: {missed} of {len(code)} code cells did not run; {kept}")
-    for name in run.promises:
-        if not (target / name).is_file():
-            raise IncompleteError(f"{run.name}: the promised {target / name} is missing; {kept}")
-        if not _is_fresh(target / name, started_ns):
-            raise IncompleteError(
-                f"{run.name}: the promised {target / name} is of an earlier run; {kept}"
-            )

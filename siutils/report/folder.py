@@ -33,9 +33,7 @@ def target_folder(output: str | Path) -> Path:
     try:
         target = Path(output).expanduser().resolve()
         str(target).encode()
-    except UnicodeEncodeError:
-        raise OutputError(f"output: {str(output)!r} is not valid UTF-8; choose another") from None
-    except (OSError, RuntimeError) as error:  # no such user, or links in a loop
+    except (OSError, RuntimeError, UnicodeEncodeError) as error:  # no such user, looping links
         raise OutputError(f"output: {str(output)!r} cannot be used: {error}") from None
     if target == Path.cwd() or target.is_mount():
         raise OutputError(
@@ -63,7 +61,8 @@ def unfinished(
     work = target.with_name(f"{target.name}.unfinished")
     lock = _lock(work)
     try:
-        _recover(target)
+        if _replaced(target).exists() and not target.exists():
+            _replaced(target).rename(target)  # a run was killed between two renames
         left = read_run(work)
         if not left and files_in(work):
             raise OutputError(f"output: {work} is in the way and of no run; move it")
@@ -92,6 +91,7 @@ def publish(work: Path, target: Path, facts: Mapping[str, Any]) -> None:
         rest.unlink()  # of a killed attempt
     files = {name: _checksum(work / name) for name in sorted(files_in(work))}
     save_run(work, {**facts, "state": "complete", "files": files})
+    shutil.rmtree(_replaced(target), ignore_errors=True)
     if target.exists():
         target.rename(_replaced(target))
     work.rename(target)
@@ -135,12 +135,9 @@ def output_errors(folder: Path, what: str = "output") -> Iterator[None]:
 
 def probe(folder: Path) -> None:
     """Creates the folder and writes a few KB, so that a full or read-only disk shows at once."""
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".probe.{os.getpid()}"
-    try:
-        probe.write_bytes(bytes(64 * 1024))
-    finally:
-        probe.unlink(missing_ok=True)
+    file = folder / f".probe.{os.getpid()}"
+    write_file(file, bytes(64 * 1024))
+    file.unlink()
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -197,14 +194,6 @@ def _lock(work: Path) -> int:
 
 def _is_at(handle: int, path: Path) -> bool:
     return path.exists() and os.path.samestat(os.fstat(handle), path.stat())
-
-
-def _recover(target: Path) -> None:
-    """Finishes what a run that was killed between two renames began."""
-    replaced = _replaced(target)
-    if replaced.exists() and not target.exists():
-        replaced.rename(target)
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _replaced(target: Path) -> Path:

@@ -138,11 +138,7 @@ def run_report(
                 done[run.name] = _notebook_facts(run)
             write_file(work / f"{run.name}.html", _page(run, frame))
             save_run(work, state)
-        try:
-            _check_data(runs)
-        except IncompleteError:
-            save_run(work, state | {"key": ""})  # to be begun anew
-            raise
+        _check_data(runs, work, state)
         facts = _facts(state, runs, code)
         frame = replace(frame, unfinished=False)
         for run in runs:
@@ -254,13 +250,14 @@ def _key(runs: list[NotebookRun], about: Mapping[str, Any]) -> str:
     return fingerprint(about, versions, places, names, *(run.path for run in runs), *code)
 
 
-def _check_data(runs: list[NotebookRun]) -> None:
+def _check_data(runs: list[NotebookRun], work: Path, state: dict[str, Any]) -> None:
     """Refuses notebooks that saw different data, as where images changed between two of them."""
     seen: dict[Any, Any] = {}
     for run in runs:
         facts = run.record.get("facts", {})
         checksum = facts.get("checksum")
         if seen.setdefault(facts.get("dataset"), checksum) != checksum:
+            save_run(work, state | {"key": ""})  # to be begun anew
             raise IncompleteError(
                 f"{run.name}: the data set {facts['dataset']} has changed since the notebook "
                 "before; run the report again"

@@ -103,17 +103,13 @@ def counted_runs(squared: Tensor, hits: Tensor) -> Tensor:
     >>> counted_runs(torch.tensor([[2.0, 1.0, 1.0]]), torch.tensor([[True, False, False]])).tolist()
     [-2]
     """
-    place = torch.arange(squared.shape[1], device=squared.device)
-    ends = []
-    for kind in (hits, ~hits):  # of each kind the nearest candidate: its distance, its index
-        near = squared.where(kind, torch.inf)
+    place, lengths = torch.arange(squared.shape[1], device=squared.device), []
+    for others in (~hits, hits):
+        near = squared.where(others, torch.inf)
         least = near.amin(dim=1, keepdim=True)
-        ends.append((least, (near == least).int().argmax(dim=1, keepdim=True)))
-    (hit, at_hit), (miss, at_miss) = ends
-    separated = (hit < miss) | ((hit == miss) & (at_hit < at_miss))
-    least, at = hit.where(~separated, miss), at_hit.where(~separated, at_miss)
-    before = (squared < least) | ((squared == least) & (place < at))
-    return before.sum(dim=1) * (2 * separated[:, 0].long() - 1)
+        end = (near == least).int().argmax(dim=1, keepdim=True)
+        lengths.append(((squared < least) | ((squared == least) & (place < end))).sum(dim=1))
+    return lengths[0].where(lengths[0] > 0, -lengths[1])
 
 
 def separation_score(
