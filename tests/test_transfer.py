@@ -90,14 +90,17 @@ def test_scores_are_those_of_the_features_and_of_the_head_of_imagenet(table, can
     assert row[list(FAMILY[:4])].tolist() == pytest.approx([float(v) for v in naive])
 
 
-def test_candidates_differ_in_nothing_but_network_and_size(candidates):
+def test_candidates_differ_in_nothing_but_network_and_size():
+    how = {"per_class": 10, "epochs": 2, "seed": 0}
+    candidates = candidate_trainings(load_dataset("digits"), [LITE], [8, 64], **how)
     small, large = candidates.values()
-    assert small.train is not large.train
     assert small.train.images.equal(large.train.images)
     assert small.recipe == large.recipe
-    assert not large.recipe.sides  # all epochs at the full size, however large
-    assert [t.transform.size for t in (small, large)] == [8, 32]
-    assert [t.name for t in (small, large)] == [f"candidate {LITE}, {n} pixels" for n in (8, 32)]
+    assert not large.recipe.sides  # all epochs at the full size
+    assert [t.transform.size for t in (small, large)] == [8, 64]
+    assert [t.name for t in (small, large)] == [f"candidate {LITE}, {n} pixels" for n in (8, 64)]
+    with pytest.raises(ValueError, match="candidates must be of efficientnet_lite0, eff"):
+        transfer_experiment({("resnet18", 8): small}, None)
 
 
 def test_multiply_adds_of_a_network_that_can_be_counted_by_hand():
